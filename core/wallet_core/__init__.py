@@ -1,0 +1,1 @@
+"""The rules of the wallet: values and decisions, without input or output."""

@@ -1,0 +1,190 @@
+"""What the rules and loops need from the world.
+
+Each port is a Protocol with the promises that its users rely on; `testing.py` has a fake of each, and a contract test
+runs on the fake and on the real adapter. Every method may raise the `Unavailable` error of its side
+(`KafkaUnreachable`, `RedisUnreachable`, `RpcUnreachable` or `WrongChain`) unless it says otherwise. No method waits for
+ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from wallet_core.addresses import Address
+from wallet_core.blocks import Block, Head, Header, Receipt
+from wallet_core.messages import Record
+
+
+class Clock(Protocol):
+    """Time. Nothing else in the project asks the machine for it."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back and go on while the process is stopped by a signal."""
+
+    def unix_time(self) -> float:
+        """Seconds since the Unix epoch."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Let others run for about that long."""
+
+
+class Node(Protocol):
+    """Ethereum nodes of the right chain, whichever answers."""
+
+    async def chain_id(self) -> int:
+        """The chain's number by EIP-155."""
+
+    async def head(self) -> Head:
+        """The tip at this moment, with the newest finalized block where the wallet's `confirmation` needs it."""
+
+    async def header(self, number: int) -> Header:
+        """The canonical block's header. Raises NodeInconsistent where the node has no such block."""
+
+    async def block(self, number: int) -> Block:
+        """The canonical block with its transactions. Raises NodeInconsistent where the node has no such block."""
+
+    async def receipt(self, transaction_hash: str, block_hash: str) -> Receipt:
+        """The outcome of a transaction in that block. Raises NodeInconsistent for null or another block's receipt."""
+
+    async def wait_for_head(self, timeout_seconds: float) -> None:
+        """Return when a new head is announced, or after the time-out. Never raises: who wakes looks for itself."""
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """The state topic as it stands."""
+
+    position: int
+    """The offset that follows everything read; `append` takes it as `after`."""
+    values: Mapping[bytes, bytes]
+    """The last value of each key; keys whose last value is a tombstone are absent."""
+
+
+class Ledger(Protocol):
+    """Compare-and-append over one state topic, together with records for other topics.
+
+    At most one writer's view can be current: every call starts a producer, which fences all earlier writers of the
+    role.
+    """
+
+    async def recover(self) -> Recovered:
+        """Fence earlier writers, then read the state. Raises CheckpointLost where the topic is gone."""
+
+    async def append(self, after: int, records: Sequence[Record]) -> int:
+        """Write all records in one transaction, if the state topic holds nothing at or above `after`.
+
+        Returns the new position. Raises Superseded (nothing was sent), CheckpointLost (the topic is gone or shorter
+        than `after`) or OutcomeUnknown (any other failure: drop everything in memory and recover).
+        """
+
+
+class AddressFeed(Protocol):
+    """The published addresses, in the order of the topic, each handed out once."""
+
+    async def read_to_stable_end(self) -> Sequence[Address]:
+        """Every address not handed out yet, up to the last stable offsets as they stand after this call began.
+
+        Who calls it after fetching a block holds every address that anybody can have paid in that block.
+        """
+
+
+class Lock(Protocol):
+    """A lock with a time to live. It saves work; the ledger, not the lock, keeps the books right."""
+
+    async def acquire(self) -> bool:
+        """Try once. True where this process now holds the lock."""
+
+    async def renew(self) -> bool:
+        """Extend the time to live. False where the lock belongs to somebody else by now."""
+
+    def is_held(self) -> bool:
+        """Whether the deadline, counted from before the last acquire or renewal was sent, lies ahead. Never blocks."""
+
+    async def release(self) -> None:
+        """Give the lock up, if it is still ours. Never raises: the time to live does the rest."""
+
+
+@dataclass(frozen=True)
+class CommandMessage:
+    """One message of the topic `command`, as it came."""
+
+    topic: str
+    """The topic's full name, prefix included."""
+    partition: int
+    offset: int
+    timestamp_ms: int
+    """Milliseconds since the Unix epoch, as the broker stored it."""
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+
+
+class CommandQueue(Protocol):
+    """The `command` partitions assigned to this process, each with its own transactional producer."""
+
+    async def next_batch(self, timeout_seconds: float) -> Sequence[CommandMessage]:
+        """Up to 500 messages of one partition, in order; empty after the time-out.
+
+        Raises KafkaUnreachable after any failure behind which an assignment may be half made: the process must then
+        exit.
+        """
+
+    async def start(self) -> None:
+        """Join the group. Nothing is assigned before."""
+
+    @property
+    def assigned_partitions(self) -> Sequence[int]:
+        """The partitions that are assigned at the moment."""
+
+    async def commit(self, batch: Sequence[CommandMessage], records: Sequence[Record]) -> None:
+        """Write the records and the batch's consumption in one transaction. After any error the process must exit."""
+
+
+class StateView(Protocol):
+    """Read-only sight of the state topic: starts no producer and fences nobody."""
+
+    async def read(self) -> Mapping[bytes, bytes]:
+        """The last committed value of each key, tombstones left out; empty where the topic is empty or not there yet.
+
+        A commit returns before its marker is written, so what was committed a moment ago may not be in it yet.
+        """
+
+
+@dataclass(frozen=True)
+class TopicPlan:
+    """A topic as the wallet needs it."""
+
+    name: str
+    """Without the wallet's prefix."""
+    partitions: int
+    config: Mapping[str, str]
+    """Topic settings that must hold, by Kafka's names."""
+
+
+@dataclass(frozen=True)
+class TopicState:
+    """A topic as it is."""
+
+    partitions: int
+    config: Mapping[str, str]
+    is_empty: bool
+    """Whether no record was ever written to it: every partition's end offset is 0."""
+
+
+class TopicAdmin(Protocol):
+    """The wallet's topics."""
+
+    async def describe(self, names: Sequence[str]) -> Mapping[str, TopicState]:
+        """Those of the named topics that exist."""
+
+    async def create(self, plans: Sequence[TopicPlan], replication_factor: int) -> None:
+        """Create topics; one that has come into being meanwhile is no error."""
+
+
+class SecretFile(Protocol):
+    """A key of a Kubernetes Secret, mounted as a file."""
+
+    def read(self) -> str:
+        """The content without surrounding white space. Raises SecretMissing `<name>/<key>`."""

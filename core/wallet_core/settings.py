@@ -1,0 +1,458 @@
+"""The `WalletManager` resource, and each worker's environment: one turned into the other, and back.
+
+The resource is the only configuration. `parse_resource` checks a whole document; each role then gets a *projection* of
+the spec, the model named after it (`SyncSettings`, …), and only that: what a role's model does not have is not in its
+environment. A projection is flattened into variables by the path of each field,
+
+    spec.chain.confirmation.depth: 12   ⇄   WALLET_CHAIN_CONFIRMATION_DEPTH=12
+
+where text stays as it is and everything else (numbers, lists) is JSON. Both whoever starts a worker (`environment`) and
+the worker itself (`settings_from_environment`) use this module, so what one writes the other reads, wherever the worker
+runs.
+
+An error is one `InvalidSetting`: one line that names the field of the resource, or the variable, and what it should be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.alias_generators import to_camel
+
+from wallet_core.addresses import parse_address
+from wallet_core.errors import InvalidSetting
+
+API_VERSION = "wallet-manager.dev/v1alpha1"
+KIND = "WalletManager"
+GENERATION_VARIABLE = "WALLET_GENERATION"
+
+_KUBERNETES_NAME = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
+
+
+class Role(StrEnum):
+    """What a worker process does."""
+
+    BOOTSTRAP = "bootstrap"
+    COMMAND = "command"
+    SYNC = "sync"
+
+
+def _exactly_one(model: BaseModel, *names: str) -> None:
+    if sum(getattr(model, name) is not None for name in names) != 1:
+        raise ValueError("needs exactly one of " + " and ".join(map(to_camel, names)))
+
+
+class _Model(BaseModel):
+    """A frozen part of the spec: camelCase outside, unknown fields refused."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        populate_by_name=True,
+        strict=True,
+        hide_input_in_errors=True,
+    )
+
+
+class SecretKeyRef(_Model):
+    """One key of a Kubernetes Secret; for a worker always the file `<name>/<key>` below its secrets directory."""
+
+    name: str = Field(min_length=1, max_length=253, pattern=_KUBERNETES_NAME)
+    key: str = Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9._-]*[A-Za-z0-9_-][A-Za-z0-9._-]*$")
+
+
+class SecretSource(_Model):
+    """Where a secret value comes from."""
+
+    secret_key_ref: SecretKeyRef
+
+
+class RpcEndpoint(_Model):
+    """One Ethereum JSON-RPC endpoint: `url`, or `urlFrom` where the URL carries a key."""
+
+    url: str | None = Field(default=None, max_length=2048, pattern=r"^https?://")
+    url_from: SecretSource | None = None
+    ws_url: str | None = Field(default=None, max_length=2048, pattern=r"^wss?://")
+    """Optional WebSocket endpoint of the same node: new heads without polling."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        _exactly_one(self, "url", "url_from")
+        return self
+
+
+class Confirmation(_Model):
+    """When a deposit is final: `depth` blocks (in the newest block it has depth 1), or the `finalized` tag."""
+
+    depth: int | None = Field(default=None, ge=1, le=10_000)
+    tag: Literal["finalized"] | None = None
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        _exactly_one(self, "depth", "tag")
+        return self
+
+
+class ChainId(_Model):
+    """The chain's number by EIP-155."""
+
+    id: int = Field(ge=1, le=2**53 - 1)
+
+
+class ChainEndpoints(ChainId):
+    """How to reach the chain."""
+
+    rpc: tuple[RpcEndpoint, ...] = Field(min_length=1, max_length=8)
+    """Tried in order."""
+
+
+class ChainFinality(ChainEndpoints):
+    """When a block is final."""
+
+    confirmation: Confirmation = Confirmation(depth=12)
+    settle_depth: int = Field(default=64, ge=1, le=10_000)
+    """Blocks; a block leaves the window of unsettled blocks when it is confirmed and this deep."""
+
+
+class ChainStart(ChainFinality):
+    """Where the wallet's history begins."""
+
+    start_block: Literal["latest"] | Annotated[int, Field(ge=0, le=2**53 - 1)] = "latest"
+    """The first block that is scanned; `latest`: the one after the newest settled. Resolved once."""
+
+
+class ChainFollowing(ChainFinality):
+    """How the chain is followed."""
+
+    stale_after_seconds: int = Field(default=120, ge=0, le=86_400)
+    """Age of the node's newest block beyond which it is not trusted to be current; 0: never."""
+
+
+class Chain(ChainStart, ChainFollowing):
+    """The chain of this wallet."""
+
+
+class KafkaConnection(_Model):
+    """How to reach Kafka."""
+
+    bootstrap_servers: str = Field(min_length=1, max_length=2048, pattern=r"^[^,\s]+:\d+(,[^,\s]+:\d+)*$")
+    topic_prefix: str = Field(default="", max_length=100, pattern=r"^[A-Za-z0-9._-]*$")
+
+
+class Kafka(KafkaConnection):
+    """Kafka, and how the wallet's topics are made."""
+
+    partitions: int = Field(default=12, ge=1, le=1000)
+    """Partitions of each public topic."""
+    replication_factor: int = Field(default=3, ge=1, le=15)
+    create_topics: bool = True
+    """False: bootstrap checks the topics and creates none."""
+
+
+class Redis(_Model):
+    """Redis: `url`, or `urlFrom` where the URL carries a password."""
+
+    url: str | None = Field(default=None, max_length=2048, pattern=r"^rediss?://")
+    url_from: SecretSource | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        _exactly_one(self, "url", "url_from")
+        return self
+
+
+class AccountFingerprint(_Model):
+    """Which account key is meant."""
+
+    fingerprint: str = Field(pattern=r"^[0-9a-f]{40}$")
+    """The account key's 20-byte BIP-32 identifier, 40 lower-case hex digits."""
+
+
+class AccountKeySource(AccountFingerprint):
+    """The account's public key."""
+
+    xpub_from: SecretSource
+
+
+class Accounts(AccountKeySource):
+    """The workers that answer `create_account`."""
+
+    replicas: int | None = Field(default=None, ge=1, le=1000)
+    """Absent: somebody else, an autoscaler for example, decides."""
+
+
+class NativeAsset(_Model):
+    """The chain's own coin."""
+
+    decimals: ClassVar[int] = 18
+    type: Literal["native"]
+    symbol: str = Field(min_length=1, max_length=16, pattern=r"^[A-Za-z0-9.]+$")
+
+    @field_validator("type", mode="before")
+    @classmethod
+    def _known_type(cls, value: object) -> object:
+        if value == "erc20":
+            raise ValueError("'erc20' is not in this release, only 'native' is")
+        return value
+
+
+class Sync(_Model):
+    """The workers that follow the chain."""
+
+    shards: int = Field(default=1, ge=1, le=64)
+
+
+class Sweep(_Model):
+    """What sync must know of sweeping."""
+
+    gas_address: str | None = Field(default=None, max_length=42)
+    """The account's gas address, m/44'/60'/<account>'/0'/0: a transfer from it is never a deposit."""
+
+    @field_validator("gas_address")
+    @classmethod
+    def _an_address(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_address(value)
+        return value
+
+
+class TransactionTuning(_Model):
+    """Limits of a Kafka writer."""
+
+    transaction_timeout_seconds: int = Field(default=15, ge=1, le=900)
+    """A transaction left open by a dead process holds back readers for so long."""
+
+
+class Tuning(TransactionTuning):
+    """Time limits that tests shorten."""
+
+    lock_ttl_seconds: int = Field(default=30, ge=1, le=600)
+    poll_seconds: float = Field(default=1.0, ge=0.05, le=60, strict=False)
+    """How often the node is asked for its tip where nothing announces new heads."""
+
+
+class Spec(_Model):
+    """`spec` of a `WalletManager`."""
+
+    chain: Chain
+    kafka: Kafka
+    redis: Redis
+    accounts: Accounts
+    assets: tuple[NativeAsset, ...] = Field(min_length=1, max_length=1)
+    sync: Sync = Sync()
+    sweep: Sweep = Sweep()
+    tuning: Tuning = Tuning()
+
+
+class Metadata(BaseModel):
+    """The part of a resource's metadata that the wallet uses."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    name: str = Field(min_length=1, max_length=40, pattern=_KUBERNETES_NAME)
+    namespace: str = Field(default="default", min_length=1, max_length=63, pattern=_KUBERNETES_NAME)
+
+
+class WalletManager(BaseModel):
+    """The whole resource: one wallet on one chain."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, hide_input_in_errors=True)
+
+    api_version: Literal["wallet-manager.dev/v1alpha1"]
+    kind: Literal["WalletManager"]
+    metadata: Metadata
+    spec: Spec
+
+    @property
+    def qualified_name(self) -> str:
+        """`<namespace>.<name>`, which Redis keys, consumer groups and transactional ids start with."""
+        return qualified_name(self.metadata.namespace, self.metadata.name)
+
+
+# --- what each role reads -----------------------------------------------------------------------------------------
+
+
+class RoleSettings(_Model):
+    """What every role reads."""
+
+    namespace: str = Field(min_length=1, pattern=_KUBERNETES_NAME)
+    name: str = Field(min_length=1, pattern=_KUBERNETES_NAME)
+
+    @property
+    def qualified_name(self) -> str:
+        """`<namespace>.<name>`."""
+        return qualified_name(self.namespace, self.name)
+
+
+class BootstrapSettings(RoleSettings):
+    """The environment of `bootstrap`."""
+
+    chain: ChainStart
+    kafka: Kafka
+    redis: Redis
+    accounts: AccountFingerprint
+    tuning: TransactionTuning
+
+
+class CommandSettings(RoleSettings):
+    """The environment of `command`."""
+
+    chain: ChainId
+    kafka: KafkaConnection
+    accounts: AccountKeySource
+    tuning: TransactionTuning
+
+
+class SyncSettings(RoleSettings):
+    """The environment of `sync`."""
+
+    chain: ChainFollowing
+    kafka: KafkaConnection
+    redis: Redis
+    assets: tuple[NativeAsset, ...] = Field(min_length=1, max_length=1)
+    sweep: Sweep
+    tuning: Tuning
+    generation: int = Field(ge=1)
+    """The resource's generation when this environment last changed; one lower than the checkpoint's never leads."""
+
+
+ROLE_SETTINGS: Mapping[Role, type[RoleSettings]] = {
+    Role.BOOTSTRAP: BootstrapSettings,
+    Role.COMMAND: CommandSettings,
+    Role.SYNC: SyncSettings,
+}
+
+_S = TypeVar("_S", bound=RoleSettings)
+
+
+def qualified_name(namespace: str, name: str) -> str:
+    """`<namespace>.<name>`, which Redis keys, consumer groups and transactional ids start with."""
+    return f"{namespace}.{name}"
+
+
+def parse_resource(document: object) -> WalletManager:
+    """Check a `WalletManager` document, as YAML or the API server gives it. Raises InvalidSetting."""
+    try:
+        # Validation through JSON: lists become tuples, while strings and numbers still do not become each other.
+        return WalletManager.model_validate_json(json.dumps(document))
+    except ValidationError as error:
+        raise _first_fault(error, ".".join) from None
+    except (TypeError, ValueError) as error:
+        raise InvalidSetting("document", f"is no WalletManager resource: {error}") from None
+
+
+def environment(wallet: WalletManager, role: Role, generation: int = 1) -> dict[str, str]:
+    """The environment variables of one role's workers. `generation` is used by `sync` only; it starts at 1."""
+    whole = wallet.spec.model_dump(by_alias=True, mode="json", exclude_none=True)
+    whole |= {"namespace": wallet.metadata.namespace, "name": wallet.metadata.name, "generation": generation}
+    variables: dict[str, str] = {}
+    _flatten(ROLE_SETTINGS[role], whole, "WALLET", variables)
+    return variables
+
+
+def settings_from_environment(model: type[_S], environ: Mapping[str, str]) -> _S:
+    """A role's settings as a worker finds them. Raises InvalidSetting, which names the variable."""
+    try:
+        return model.model_validate_json(json.dumps(_with_required_parts(model, _unflatten(model, environ, "WALLET"))))
+    except ValidationError as error:
+        raise _first_fault(error, lambda path: _variable(model, path)) from None
+
+
+def settings_hash(variables: Mapping[str, str]) -> str:
+    """What makes two environments of one role alike: a hash of all the wallet's variables but the generation."""
+    relevant = {
+        name: value
+        for name, value in variables.items()
+        if name.startswith("WALLET_") and name != GENERATION_VARIABLE and name not in PROCESS_VARIABLES
+    }
+    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
+
+
+PROCESS_VARIABLES = frozenset({"WALLET_SECRETS_DIR", "WALLET_HTTP_ADDRESS"})
+"""Where a process finds its files and serves its status: its surroundings, not the wallet's settings."""
+
+
+def _part(annotation: object) -> type[BaseModel] | None:
+    """The model behind a field of type `Model` or `Model | None`; None for a leaf."""
+    candidates = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    models = [each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel)]
+    return models[0] if models else None
+
+
+def _variable_name(prefix: str, alias: str) -> str:
+    return f"{prefix}_{re.sub(r'(?<=[a-z0-9])(?=[A-Z])', '_', alias).upper()}"
+
+
+def _flatten(model: type[BaseModel], values: Mapping[str, Any], prefix: str, variables: dict[str, str]) -> None:
+    for name, field in model.model_fields.items():
+        alias = field.alias or name
+        if alias not in values:
+            continue
+        variable, value = _variable_name(prefix, alias), values[alias]
+        if part := _part(field.annotation):
+            _flatten(part, value, variable, variables)
+        else:
+            variables[variable] = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def _unflatten(model: type[BaseModel], environ: Mapping[str, str], prefix: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        alias = field.alias or name
+        variable = _variable_name(prefix, alias)
+        if part := _part(field.annotation):
+            if nested := _unflatten(part, environ, variable):
+                values[alias] = nested
+        elif variable in environ:
+            values[alias] = _decode(environ[variable], field.annotation)
+    return values
+
+
+def _with_required_parts(model: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
+    """The same, with an empty part for each required one, so that the fault named is the variable inside it."""
+    required = [f.alias or n for n, f in model.model_fields.items() if f.is_required() and _part(f.annotation)]
+    return {alias: {} for alias in required} | values
+
+
+def _decode(text: str, annotation: object) -> object:
+    """Text stays text where the field may be text; else JSON, and what is no JSON stays for the validator to name."""
+    if annotation is str or str in get_args(annotation):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _variable(model: type[BaseModel], path: tuple[str, ...]) -> str:
+    """The variable that holds the field at a validation error's path."""
+    variable, current = "WALLET", model
+    for step in path:
+        fields = {field.alias or name: field for name, field in current.model_fields.items()}
+        if step not in fields:
+            break
+        variable = _variable_name(variable, step)
+        part = _part(fields[step].annotation)
+        if part is None:
+            break
+        current = part
+    return variable
+
+
+def _first_fault(error: ValidationError, name_of: Any) -> InvalidSetting:
+    faults = error.errors(include_url=False, include_input=False)
+    fault = faults[0]
+    path = tuple(str(step) for step in fault["loc"])
+    problem = {"missing": "is missing", "extra_forbidden": "is unknown"}.get(
+        fault["type"], fault["msg"].removeprefix("Value error, ")
+    )
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return InvalidSetting(name_of(path) or "document", problem + more)

@@ -1,0 +1,348 @@
+"""The ports on Kafka, on a `FakeBroker`.
+
+`before(step)` is awaited before each effect of the ledger and the queue, and once after a commit: there a test or a
+simulation lets the process sleep, die (by raising what is no `Exception`), or lose an answer (by raising
+KafkaUnreachable).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+from wallet_core.addresses import Address
+from wallet_core.errors import (
+    CheckpointLost,
+    IllegalMove,
+    KafkaUnreachable,
+    OutcomeUnknown,
+    Superseded,
+    TopicsMisconfigured,
+)
+from wallet_core.messages import Record, Topic
+from wallet_core.ports import Clock, CommandMessage, Recovered, TopicPlan, TopicState
+from wallet_core.testing.fake_broker import FakeBroker, FakeProducer, NoSuchTopic, ProducerFenced, StoredRecord
+
+Before = Callable[[str], Awaitable[None]]
+
+_ADDRESS_KEY = re.compile(rb"0x[0-9a-f]{40}")
+
+
+async def nothing(step: str) -> None:
+    """No interruption."""
+
+
+class FakeLedger:
+    """Port `Ledger`. Steps: `start`, `end`, `read`, `send`, `commit`, `committed`."""
+
+    def __init__(
+        self,
+        broker: FakeBroker,
+        *,
+        topic_prefix: str,
+        state_topic: Topic,
+        transactional_id: str,
+        before: Before = nothing,
+    ) -> None:
+        self._broker = broker
+        self._topic_prefix = topic_prefix
+        self._state_topic = state_topic
+        self._state_name = topic_prefix + state_topic
+        self._transactional_id = transactional_id
+        self._before = before
+        self._prepared: FakeProducer | None = None
+
+    async def recover(self) -> Recovered:
+        """Fence earlier writers, then read the state."""
+        self._prepared = None
+        try:
+            self._prepared = await self._start()
+            end = await self._raw_end()
+            values: dict[bytes, bytes] = {}
+            for record in await self._read(0, end):
+                if record.key is not None and record.value is not None:
+                    values[record.key] = record.value
+                elif record.key is not None:
+                    values.pop(record.key, None)
+        except NoSuchTopic as error:
+            raise CheckpointLost(f"the topic {error} does not exist") from error
+        return Recovered(end, values)
+
+    async def append(self, after: int, records: Sequence[Record]) -> int:
+        """Write all records in one transaction, if the state topic holds nothing at or above `after`."""
+        if not any(record.topic == self._state_topic for record in records):
+            raise ValueError(f"an append without a record for {self._state_topic} could not be seen by the next")
+        prepared, self._prepared = self._prepared, None
+        try:
+            producer = prepared or await self._start()
+            end = await self._raw_end()
+            if end < after:
+                raise CheckpointLost(f"{self._state_name} ends at {end}, below {after}")
+            if await self._read(after, end):
+                raise Superseded(f"{self._state_name} grew beyond {after}")
+            position = await self._write(producer, records)
+        except (KafkaUnreachable, ProducerFenced) as error:
+            raise OutcomeUnknown(str(error)) from error
+        except NoSuchTopic as error:
+            if self._state_name not in self._broker.topics():
+                raise CheckpointLost(f"the topic {error} does not exist") from error
+            raise OutcomeUnknown(f"the topic {error} does not exist") from error
+        if self._broker.reachable:
+            self._prepared = self._broker.start_producer(self._transactional_id)
+        return position
+
+    async def close(self) -> None:
+        """Drop what is open; the successor aborts it."""
+        self._prepared = None
+
+    async def _start(self) -> FakeProducer:
+        await self._before("start")
+        return self._broker.start_producer(self._transactional_id)
+
+    async def _raw_end(self) -> int:
+        await self._before("end")
+        return self._broker.raw_end(self._state_name)
+
+    async def _read(self, start: int, end: int) -> list[StoredRecord]:
+        await self._before("read")
+        if self._broker.stable_end(self._state_name) < end:
+            raise KafkaUnreachable(f"reading {self._state_name}: no progress")
+        return [record for record in self._broker.read_committed(self._state_name, 0, start) if record.offset < end]
+
+    async def _write(self, producer: FakeProducer, records: Sequence[Record]) -> int:
+        position = 0
+        await self._before("send")
+        for record in records:
+            offset = producer.send(self._topic_prefix + record.topic, record.key, record.value, record.headers)
+            if record.topic == self._state_topic:
+                position = offset + 1
+        await self._before("commit")
+        producer.commit()
+        await self._before("committed")
+        return position
+
+
+class FakeAddressFeed:
+    """Port `AddressFeed`."""
+
+    def __init__(self, broker: FakeBroker, *, topic_prefix: str) -> None:
+        self._broker = broker
+        self._topic = topic_prefix + Topic.ADDRESS_CREATED
+        self._positions: list[int] = []
+
+    async def read_to_stable_end(self) -> Sequence[Address]:
+        """Every address not handed out yet, up to the last stable offsets."""
+        try:
+            partitions = self._broker.partitions(self._topic)
+            self._positions = self._positions or [0] * partitions
+            if partitions != len(self._positions):
+                raise TopicsMisconfigured(f"{self._topic} has {partitions} partitions, it had {len(self._positions)}")
+            ends = [self._broker.stable_end(self._topic, partition) for partition in range(partitions)]
+        except NoSuchTopic as error:
+            raise TopicsMisconfigured(f"the topic {error} does not exist") from error
+        if any(end < position for end, position in zip(ends, self._positions, strict=True)):
+            raise TopicsMisconfigured(f"{self._topic} lost records")
+        addresses = [
+            Address(bytes.fromhex(record.key[2:].decode()))
+            for partition, position in enumerate(self._positions)
+            for record in self._broker.read_committed(self._topic, partition, position)
+            if record.key is not None and record.value is not None and _ADDRESS_KEY.fullmatch(record.key)
+        ]
+        self._positions = ends
+        return addresses
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+@dataclass
+class _Served:
+    producer: FakeProducer
+    position: int
+
+
+class FakeCommandQueue:
+    """Port `CommandQueue`. Steps: `send`, `commit`, `committed`. One object stands for one process."""
+
+    BATCH_MESSAGES_MAX = 500
+
+    _members = count(1)
+
+    def __init__(
+        self,
+        broker: FakeBroker,
+        *,
+        topic_prefix: str,
+        topic: str,
+        group: str,
+        clock: Clock,
+        before: Before = nothing,
+    ) -> None:
+        self._broker = broker
+        self._topic_prefix = topic_prefix
+        self._topic = topic_prefix + topic
+        self._group = group
+        self._clock = clock
+        self._before = before
+        self._member = f"member-{next(self._members):06}"
+        self._generation = -1
+        self._served: dict[int, _Served] = {}
+        self._in_work: tuple[int, int] | None = None
+        self._broken = False
+
+    async def start(self) -> None:
+        """Raises TopicsMisconfigured where the topic does not exist."""
+        if self._topic not in self._broker.topics():
+            raise TopicsMisconfigured(f"the topic {self._topic} does not exist")
+
+    @property
+    def assigned_partitions(self) -> tuple[int, ...]:
+        """The partitions that this process serves."""
+        return tuple(sorted(self._served))
+
+    async def next_batch(self, timeout_seconds: float) -> Sequence[CommandMessage]:
+        """Up to 500 messages of one partition; empty after the time-out."""
+        self._check()
+        if self._in_work is not None:
+            raise IllegalMove("the batch before was not committed")
+        if batch := self._fetched_batch():
+            return batch
+        await self._clock.sleep(timeout_seconds)
+        self._check()
+        return self._fetched_batch()
+
+    async def commit(self, batch: Sequence[CommandMessage], records: Sequence[Record]) -> None:
+        """Write the records and the batch's consumption in one transaction."""
+        self._check()
+        partition, next_offset = place = (batch[0].partition, batch[-1].offset + 1)
+        if place != self._in_work:
+            raise IllegalMove("only the batch handed out last can be committed, whole and once")
+        self._broken = True
+        try:
+            producer = self._served[partition].producer
+            await self._before("send")
+            for record in records:
+                producer.send(self._topic_prefix + record.topic, record.key, record.value, record.headers)
+            producer.send_offset(self._group, self._topic, partition, next_offset)
+            await self._before("commit")
+            producer.commit()
+            await self._before("committed")
+        except (ProducerFenced, NoSuchTopic) as error:
+            raise KafkaUnreachable(f"{self._topic}-{partition}: {type(error).__name__}") from error
+        self._broken = False
+        self._in_work = None
+
+    async def close(self) -> None:
+        """Leave the group."""
+        self._broken = True
+        self._served = {}
+        self._broker.groups[self._group].leave(self._member)
+
+    def _check(self) -> None:
+        if self._broken:
+            raise KafkaUnreachable("the queue is broken")
+
+    def _fetched_batch(self) -> Sequence[CommandMessage]:
+        self._rebalance()
+        for partition, served in list(self._served.items()):
+            del self._served[partition]
+            self._served[partition] = served  # partitions take turns
+            end = self._broker.stable_end(self._topic, partition)
+            records = list(self._broker.read_committed(self._topic, partition, served.position))[
+                : self.BATCH_MESSAGES_MAX
+            ]
+            served.position = records[-1].offset + 1 if records else end
+            if records:
+                self._in_work = (partition, served.position)
+                return [
+                    CommandMessage(
+                        record.topic,
+                        record.partition,
+                        record.offset,
+                        record.timestamp_ms,
+                        record.key,
+                        record.value,
+                        record.headers,
+                    )
+                    for record in records
+                ]
+        return ()
+
+    def _rebalance(self) -> None:
+        now = self._clock.monotonic()
+        share = self._broker.group(self._group).poll(self._member, now, busy=self._in_work is not None)
+        if share is None:
+            self._served = {}
+            self._generation = -1
+            return
+        generation, rank, members = share
+        if generation == self._generation:
+            return
+        self._generation = generation
+        self._served = {}
+        for partition in range(rank, self._broker.partitions(self._topic), members):
+            producer = self._broker.start_producer(f"{self._group}-{self._topic}-{partition}")
+            offset = self._broker.committed_offset(self._group, self._topic, partition)
+            self._served[partition] = _Served(producer, offset or 0)
+
+
+class FakeCheckpointWatch:
+    """Port `CheckpointWatch`."""
+
+    def __init__(self, broker: FakeBroker, *, topic_prefix: str, state_topic: Topic, key: bytes, clock: Clock) -> None:
+        self._broker = broker
+        self._topic = topic_prefix + state_topic
+        self._key = key
+        self._clock = clock
+        self._seen = False
+
+    async def wait_for_checkpoint(self, timeout_seconds: float) -> bool:
+        """Whether a committed checkpoint exists."""
+        if not self._look():
+            await self._clock.sleep(timeout_seconds)
+        return self._look()
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+    def _look(self) -> bool:
+        if not self._seen and self._topic in self._broker.topics():
+            self._seen = any(
+                record.key == self._key and record.value for record in self._broker.read_committed(self._topic)
+            )
+        return self._seen
+
+
+class FakeTopicAdmin:
+    """Port `TopicAdmin`."""
+
+    def __init__(self, broker: FakeBroker, *, topic_prefix: str) -> None:
+        self._broker = broker
+        self._topic_prefix = topic_prefix
+
+    async def describe(self, names: Sequence[str]) -> Mapping[str, TopicState]:
+        """Those of the named topics that exist."""
+        topics = self._broker.topics()
+        states = {}
+        for name in names:
+            full_name = self._topic_prefix + name
+            if full_name in topics:
+                partitions, config = topics[full_name]
+                states[name] = TopicState(partitions, config, self._is_empty(full_name, partitions))
+        return states
+
+    async def create(self, plans: Sequence[TopicPlan], replication_factor: int) -> None:
+        """Create topics. Raises TopicsMisconfigured where there are fewer brokers than replicas: there is one."""
+        if replication_factor != 1:
+            raise TopicsMisconfigured(f"{replication_factor} replicas need as many brokers")
+        for plan in plans:
+            self._broker.create_topic(self._topic_prefix + plan.name, plan.partitions, plan.config)
+
+    def _is_empty(self, topic: str, partitions: int) -> bool:
+        return not any(
+            self._broker.stable_end(topic, partition) < self._broker.raw_end(topic, partition)
+            or any(self._broker.read_committed(topic, partition))
+            for partition in range(partitions)
+        )

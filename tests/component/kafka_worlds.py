@@ -1,0 +1,321 @@
+"""Two worlds for the contract tests of the ports on Kafka: the fakes, and the adapters on a real broker.
+
+A test gets a `KafkaWorld` and cannot tell which one it is. Every world has a topic prefix of its own, so all tests
+share one broker. Interruptions come in through the constructor: `before(step)` is awaited before a producer's `start`,
+`send` and `commit`, and after the commit as `committed`.
+"""
+
+import functools
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from wallet_core.messages import Record, Topic
+from wallet_core.testing.fake_broker import FakeBroker, FakeProducer
+from wallet_core.testing.fake_clock import FakeClock
+from wallet_core.testing.fake_kafka import (
+    FakeAddressFeed,
+    FakeCheckpointWatch,
+    FakeCommandQueue,
+    FakeLedger,
+    FakeTopicAdmin,
+    nothing,
+)
+from wallet_workers.adapters.kafka_addresses import KafkaAddressFeed
+from wallet_workers.adapters.kafka_checkpoint import KafkaCheckpointWatch
+from wallet_workers.adapters.kafka_clients import KafkaClients, discard
+from wallet_workers.adapters.kafka_commands import KafkaCommandQueue
+from wallet_workers.adapters.kafka_ledger import KafkaLedger
+from wallet_workers.adapters.kafka_topics import KafkaTopicAdmin
+
+WORLDS = ["fake", "kafka"]
+REQUEST_TIMEOUT_MS = 2_000
+TRANSACTION_TIMEOUT_MS = 15_000
+CHECKPOINT_KEY = b"checkpoint"
+
+Before = Callable[[str], Awaitable[None]]
+
+
+class OpenTransaction(ABC):
+    """A transaction of anybody, begun and not ended."""
+
+    @abstractmethod
+    async def commit(self) -> None: ...
+
+
+class KafkaWorld(ABC):
+    def __init__(self) -> None:
+        self.prefix = f"t{uuid.uuid4().hex[:10]}."
+        self.opened: list[Any] = []
+
+    @abstractmethod
+    def ledger(self, before: Before = nothing) -> Any: ...
+    @abstractmethod
+    def queue(self, before: Before = nothing) -> Any: ...
+    @abstractmethod
+    def feed(self) -> Any: ...
+    @abstractmethod
+    def watch(self) -> Any: ...
+    @abstractmethod
+    def admin(self) -> Any: ...
+    @abstractmethod
+    async def create(self, topic: str, partitions: int = 1) -> None: ...
+    @abstractmethod
+    async def delete(self, topic: str) -> None: ...
+    @abstractmethod
+    async def produce(self, topic: str, key: bytes, value: bytes | None, partition: int = 0) -> None: ...
+    @abstractmethod
+    async def open_transaction(self, transactional_id: str, records: Sequence[Record]) -> OpenTransaction: ...
+    @abstractmethod
+    async def fence(self, transactional_id: str) -> None: ...
+    @abstractmethod
+    async def read_committed(self, topic: str) -> list[tuple[bytes, bytes | None]]: ...
+
+    @property
+    def role(self) -> str:
+        """The transactional id of this world's ledgers."""
+        return self.prefix + "sync"
+
+    @property
+    def group(self) -> str:
+        return self.prefix + "command"
+
+    async def create_ledger_topics(self) -> None:
+        await self.create(Topic.STATE_SYNC)
+        await self.create(Topic.TRANSACTION, 3)
+
+    async def close(self) -> None:
+        for port in self.opened:
+            await port.close()
+
+
+class _FakeTransaction(OpenTransaction):
+    def __init__(self, producer: FakeProducer) -> None:
+        self._producer = producer
+
+    async def commit(self) -> None:
+        self._producer.commit()
+
+
+class FakeWorld(KafkaWorld):
+    def __init__(self) -> None:
+        super().__init__()
+        self.broker = FakeBroker()
+        self.clock = FakeClock()
+
+    def ledger(self, before: Before = nothing) -> FakeLedger:
+        return FakeLedger(
+            self.broker,
+            topic_prefix=self.prefix,
+            state_topic=Topic.STATE_SYNC,
+            transactional_id=self.role,
+            before=before,
+        )
+
+    def queue(self, before: Before = nothing) -> FakeCommandQueue:
+        return FakeCommandQueue(
+            self.broker,
+            topic_prefix=self.prefix,
+            topic=Topic.COMMAND,
+            group=self.group,
+            clock=self.clock,
+            before=before,
+        )
+
+    def feed(self) -> FakeAddressFeed:
+        return FakeAddressFeed(self.broker, topic_prefix=self.prefix)
+
+    def watch(self) -> FakeCheckpointWatch:
+        return FakeCheckpointWatch(
+            self.broker,
+            topic_prefix=self.prefix,
+            state_topic=Topic.STATE_SYNC,
+            key=CHECKPOINT_KEY,
+            clock=self.clock,
+        )
+
+    def admin(self) -> FakeTopicAdmin:
+        return FakeTopicAdmin(self.broker, topic_prefix=self.prefix)
+
+    async def create(self, topic: str, partitions: int = 1) -> None:
+        self.broker.create_topic(self.prefix + topic, partitions)
+
+    async def delete(self, topic: str) -> None:
+        self.broker.delete_topic(self.prefix + topic)
+
+    async def produce(self, topic: str, key: bytes, value: bytes | None, partition: int = 0) -> None:
+        self.broker.produce(self.prefix + topic, key, value, partition=partition)
+
+    async def open_transaction(self, transactional_id: str, records: Sequence[Record]) -> OpenTransaction:
+        producer = self.broker.start_producer(transactional_id)
+        for record in records:
+            producer.send(self.prefix + record.topic, record.key, record.value)
+        return _FakeTransaction(producer)
+
+    async def fence(self, transactional_id: str) -> None:
+        self.broker.start_producer(transactional_id)
+
+    async def read_committed(self, topic: str) -> list[tuple[bytes, bytes | None]]:
+        name = self.prefix + topic
+        return [
+            (record.key or b"", record.value)
+            for partition in range(self.broker.partitions(name))
+            for record in self.broker.read_committed(name, partition)
+        ]
+
+
+class HookedProducer(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka publishes no types
+    """aiokafka's producer, which awaits `before` around its effects."""
+
+    def __init__(self, before: Before, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._before = before
+
+    async def start(self) -> None:
+        await self._before("start")
+        await super().start()
+
+    async def send_batch(self, *arguments: Any, **more: Any) -> Any:
+        await self._before("send")
+        return await super().send_batch(*arguments, **more)
+
+    async def commit_transaction(self) -> None:
+        await self._before("commit")
+        await super().commit_transaction()
+        await self._before("committed")
+
+
+class _RealTransaction(OpenTransaction):
+    def __init__(self, producer: AIOKafkaProducer) -> None:
+        self.producer = producer
+
+    async def commit(self) -> None:
+        await self.producer.commit_transaction()
+
+    async def close(self) -> None:
+        await discard(self.producer)
+
+
+class RealWorld(KafkaWorld):
+    def __init__(self, bootstrap_servers: str) -> None:
+        super().__init__()
+        self.bootstrap_servers = bootstrap_servers
+
+    def clients(self, before: Before = nothing) -> KafkaClients:
+        return KafkaClients(
+            self.bootstrap_servers,
+            request_timeout_ms=REQUEST_TIMEOUT_MS,
+            producer_class=functools.partial(HookedProducer, before),
+        )
+
+    def ledger(self, before: Before = nothing) -> KafkaLedger:
+        ledger = KafkaLedger(
+            self.clients(before),
+            topic_prefix=self.prefix,
+            state_topic=Topic.STATE_SYNC,
+            transactional_id=self.role,
+            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+        )
+        self.opened.append(ledger)
+        return ledger
+
+    def queue(self, before: Before = nothing) -> KafkaCommandQueue:
+        queue = KafkaCommandQueue(
+            self.clients(before),
+            topic_prefix=self.prefix,
+            topic=Topic.COMMAND,
+            group=self.group,
+            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+        )
+        self.opened.append(queue)
+        return queue
+
+    def feed(self) -> KafkaAddressFeed:
+        feed = KafkaAddressFeed(self.clients(), topic_prefix=self.prefix)
+        self.opened.append(feed)
+        return feed
+
+    def watch(self) -> KafkaCheckpointWatch:
+        watch = KafkaCheckpointWatch(
+            self.clients(), topic_prefix=self.prefix, state_topic=Topic.STATE_SYNC, key=CHECKPOINT_KEY
+        )
+        self.opened.append(watch)
+        return watch
+
+    def admin(self) -> KafkaTopicAdmin:
+        return KafkaTopicAdmin(self.clients(), topic_prefix=self.prefix)
+
+    async def create(self, topic: str, partitions: int = 1) -> None:
+        async with self._admin_client() as admin:
+            answer = await admin.create_topics([NewTopic(self.prefix + topic, partitions, 1)])
+            assert answer.topic_errors[0][1] == 0
+            while self.prefix + topic not in await admin.list_topics():
+                pass
+
+    async def delete(self, topic: str) -> None:
+        async with self._admin_client() as admin:
+            await admin.delete_topics([self.prefix + topic])
+            while self.prefix + topic in await admin.list_topics():
+                pass
+
+    async def produce(self, topic: str, key: bytes, value: bytes | None, partition: int = 0) -> None:
+        async with AIOKafkaProducer(bootstrap_servers=self.bootstrap_servers) as producer:
+            await producer.send_and_wait(self.prefix + topic, value, key, partition=partition)
+
+    async def open_transaction(self, transactional_id: str, records: Sequence[Record]) -> OpenTransaction:
+        producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap_servers, transactional_id=transactional_id)
+        transaction = _RealTransaction(producer)
+        self.opened.append(transaction)
+        await producer.start()
+        await producer.begin_transaction()
+        for record in records:
+            await producer.send_and_wait(self.prefix + record.topic, record.value, record.key)
+        return transaction
+
+    async def fence(self, transactional_id: str) -> None:
+        async with AIOKafkaProducer(bootstrap_servers=self.bootstrap_servers, transactional_id=transactional_id):
+            pass
+
+    async def read_committed(self, topic: str) -> list[tuple[bytes, bytes | None]]:
+        async with AIOKafkaConsumer(
+            bootstrap_servers=self.bootstrap_servers, isolation_level="read_committed"
+        ) as consumer:
+            name = self.prefix + topic
+            consumer.assign([TopicPartition(name, 0)])
+            await consumer.end_offsets([TopicPartition(name, 0)])
+            partitions = [TopicPartition(name, number) for number in sorted(consumer.partitions_for_topic(name))]
+            consumer.assign(partitions)
+            await consumer.seek_to_beginning(*partitions)
+            ends = await consumer.end_offsets(partitions)
+            found = []
+            for partition in partitions:
+                while await consumer.position(partition) < ends[partition]:
+                    for records in (await consumer.getmany(partition, timeout_ms=20)).values():
+                        found += [(record.key, record.value) for record in records]
+            return found
+
+    @asynccontextmanager
+    async def _admin_client(self) -> AsyncIterator[AIOKafkaAdminClient]:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap_servers)
+        await admin.start()
+        try:
+            yield admin
+        finally:
+            await admin.close()
+
+
+@asynccontextmanager
+async def open_world(request: pytest.FixtureRequest) -> AsyncIterator[KafkaWorld]:
+    """The world that the fixture's parameter names."""
+    fake = request.param == "fake"
+    world = FakeWorld() if fake else RealWorld(request.getfixturevalue("kafka").bootstrap_servers)
+    try:
+        yield world
+    finally:
+        await world.close()

@@ -1,0 +1,109 @@
+"""What a scanner relies on when it matches a block, on the fake feed and on a real Kafka."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from component.kafka_worlds import WORLDS, KafkaWorld, open_world
+from wallet_core.addresses import Address
+from wallet_core.errors import TopicsMisconfigured
+from wallet_core.messages import Record, Topic
+
+
+@pytest.fixture(params=WORLDS)
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[KafkaWorld]:
+    async with open_world(request) as world:
+        yield world
+
+
+def address(number: int) -> Address:
+    return Address(number.to_bytes(20, "big"))
+
+
+def created(number: int) -> Record:
+    return Record(Topic.ADDRESS_CREATED, b"0x" + address(number).hex().encode(), b"{}")
+
+
+async def publish(world: KafkaWorld, *numbers: int) -> None:
+    transaction = await world.open_transaction(f"{world.prefix}{numbers}", [created(number) for number in numbers])
+    await transaction.commit()
+
+
+class TestAddressFeed:
+    async def test_what_was_committed_before_the_call_is_returned(self, world: KafkaWorld) -> None:
+        """Always, at once, and from every partition; this is why no deposit can be missed."""
+        await world.create(Topic.ADDRESS_CREATED, 3)
+        feed = world.feed()
+        await publish(world, *range(1, 50))
+        assert sorted(await feed.read_to_stable_end()) == [address(number) for number in range(1, 50)]
+        for number in range(50, 60):
+            await publish(world, number)
+            assert list(await feed.read_to_stable_end()) == [address(number)]
+
+    async def test_nothing_is_handed_out_twice(self, world: KafkaWorld) -> None:
+        """An unchanged topic has nothing new to say."""
+        await world.create(Topic.ADDRESS_CREATED, 3)
+        feed = world.feed()
+        await publish(world, 1, 2, 3)
+        assert len(await feed.read_to_stable_end()) == 3
+        assert list(await feed.read_to_stable_end()) == []
+        assert list(await feed.read_to_stable_end()) == []
+
+    async def test_an_open_transaction_is_not_seen_until_it_is_committed(self, world: KafkaWorld) -> None:
+        """Nobody can have been told of its addresses; and it does not block the call."""
+        await world.create(Topic.ADDRESS_CREATED, 1)
+        feed = world.feed()
+        await publish(world, 1)
+        transaction = await world.open_transaction(world.prefix + "open", [created(2)])
+        assert list(await feed.read_to_stable_end()) == [address(1)]
+        await transaction.commit()
+        assert list(await feed.read_to_stable_end()) == [address(2)]
+
+    async def test_aborted_addresses_are_never_seen(self, world: KafkaWorld) -> None:
+        """A reply that was taken back was never given."""
+        await world.create(Topic.ADDRESS_CREATED, 1)
+        feed = world.feed()
+        await world.open_transaction(world.prefix + "dead", [created(1)])
+        await world.fence(world.prefix + "dead")
+        await publish(world, 2)
+        assert list(await feed.read_to_stable_end()) == [address(2)]
+
+    async def test_other_keys_are_left_out(self, world: KafkaWorld) -> None:
+        """What is no address, and an address taken out by a tombstone, does not stop the feed."""
+        await world.create(Topic.ADDRESS_CREATED, 1)
+        feed = world.feed()
+        await world.produce(Topic.ADDRESS_CREATED, b"watch:0x" + b"11" * 20, b"{}")
+        await world.produce(Topic.ADDRESS_CREATED, b"\xff\xfe", b"{}")
+        await world.produce(Topic.ADDRESS_CREATED, created(1).key, None)
+        await publish(world, 2)
+        assert list(await feed.read_to_stable_end()) == [address(2)]
+
+    async def test_an_empty_topic(self, world: KafkaWorld) -> None:
+        """Before the first account there is nothing, and that is no error."""
+        await world.create(Topic.ADDRESS_CREATED, 2)
+        assert list(await world.feed().read_to_stable_end()) == []
+
+    async def test_a_topic_that_vanished_halts(self, world: KafkaWorld) -> None:
+        """Blocks are never matched against a set that can no longer be complete."""
+        await world.create(Topic.ADDRESS_CREATED, 1)
+        feed = world.feed()
+        await publish(world, 1)
+        await feed.read_to_stable_end()
+        await world.delete(Topic.ADDRESS_CREATED)
+        with pytest.raises(TopicsMisconfigured):
+            await feed.read_to_stable_end()
+        with pytest.raises(TopicsMisconfigured):
+            await world.feed().read_to_stable_end()
+
+    async def test_a_topic_that_was_made_anew_halts(self, world: KafkaWorld) -> None:
+        """It is shorter than what was read from it."""
+        await world.create(Topic.ADDRESS_CREATED, 1)
+        feed = world.feed()
+        await publish(world, 1, 2, 3)
+        await feed.read_to_stable_end()
+        await world.delete(Topic.ADDRESS_CREATED)
+        await world.create(Topic.ADDRESS_CREATED, 1)
+        with pytest.raises(TopicsMisconfigured):
+            await feed.read_to_stable_end()
+        with pytest.raises(TopicsMisconfigured):
+            await feed.read_to_stable_end()

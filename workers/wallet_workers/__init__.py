@@ -1,0 +1,1 @@
+"""The worker processes: loops over ports, the adapters behind them, and one entry point."""

@@ -1,0 +1,151 @@
+"""The published addresses (port `AddressFeed`): `address.created`, read up to its last stable offsets.
+
+The offsets are asked for *after* the call began, from the leaders, by a `read_committed` consumer: its `end_offsets`
+are the last stable offsets. Who pays an address has seen its record committed, so the record lies below them. Where
+nothing is new this costs one round trip a leader and no fetch: what comes in between is fetched in the background.
+
+What would make the set silently wrong halts instead (`TopicsMisconfigured`): the topic is gone, is shorter than what
+was read, lost records before they were read, or has got more partitions. A topic deleted, made anew and already longer
+than before cannot be told from one that grew; bootstrap's identity record and the state topic's own check stand beside
+this one.
+
+The same address may come twice, in two records (a command repeated gives the same reply): each *record* is handed out
+once, in the order of its partition. Keys that are no address, and tombstones, are counted and left out; `watch:` keys
+come with their command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from aiokafka import TopicPartition
+from aiokafka.errors import OffsetOutOfRangeError
+
+from wallet_core.addresses import Address
+from wallet_core.errors import KafkaUnreachable, TopicsMisconfigured
+from wallet_core.messages import Topic
+from wallet_workers.adapters.kafka_clients import (
+    POLL_SLICE_MS,
+    READ_COMMITTED,
+    Consumer,
+    KafkaClients,
+    kafka_errors,
+    partitions_of,
+    require_topic,
+    stop_consumer,
+)
+
+METADATA_AGE_MS_MAX = 10_000
+"""How soon a change of the number of partitions is noticed."""
+FETCH_BYTES_MAX = 4 * 1024 * 1024
+"""Of one partition in one fetch: the start reads the whole topic."""
+
+_ADDRESS_KEY = re.compile(rb"0x[0-9a-f]{40}")
+_log = structlog.get_logger()
+
+
+class KafkaAddressFeed:
+    """See the module. One caller at a time; `close()` when done."""
+
+    def __init__(self, clients: KafkaClients, *, topic_prefix: str) -> None:
+        self._clients = clients
+        self._topic = topic_prefix + Topic.ADDRESS_CREATED
+        self._consumer: Consumer = None
+        self._positions: dict[TopicPartition, int] = {}
+        self.foreign_keys = 0
+        """Records left out since the start because their key is no address or their value is null."""
+
+    async def read_to_stable_end(self) -> Sequence[Address]:
+        """Every address not handed out yet, up to the last stable offsets as they stand after this call began.
+
+        Raises TopicsMisconfigured where the topic can no longer be trusted. After any failure records that were read
+        and not handed out are read again.
+        """
+        if self._consumer is None:
+            await self._open()
+        addresses: list[Address] = []
+        reached = dict(self._positions)
+        try:
+            await self._read(await self._stable_ends(), reached, addresses)
+        except BaseException:
+            await self.close()  # what was fetched and not handed out is fetched again, from the kept positions
+            raise
+        self._positions = reached
+        return addresses
+
+    async def close(self) -> None:
+        """Close the connection; a later call opens it again at the same place."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await stop_consumer(consumer)
+
+    async def _open(self) -> None:
+        consumer = await self._clients.consumer(
+            READ_COMMITTED, metadata_max_age_ms=METADATA_AGE_MS_MAX, max_partition_fetch_bytes=FETCH_BYTES_MAX
+        )
+        try:
+            await require_topic(consumer, self._topic)
+            partitions = await partitions_of(consumer, self._topic)
+            if not self._positions:
+                with kafka_errors(f"asking for the beginning of {self._topic}"):
+                    self._positions = await consumer.beginning_offsets(partitions)
+            consumer.assign(list(self._positions))
+            for partition, position in self._positions.items():
+                consumer.seek(partition, position)
+        except BaseException:
+            await stop_consumer(consumer)
+            raise
+        self._consumer = consumer
+
+    async def _stable_ends(self) -> dict[TopicPartition, int]:
+        try:
+            with kafka_errors(f"asking for the end of {self._topic}"):
+                ends: dict[TopicPartition, int] = await self._consumer.end_offsets(list(self._positions))
+        except KafkaUnreachable:
+            await require_topic(self._consumer, self._topic)
+            raise
+        partitions = self._consumer.partitions_for_topic(self._topic)
+        if partitions is not None and len(partitions) != len(self._positions):
+            raise TopicsMisconfigured(
+                f"{self._topic} has {len(partitions)} partitions, it had {len(self._positions)}: blocks may have been "
+                "matched without the addresses of the new ones; rewind to before the change"
+            )
+        for partition, position in self._positions.items():
+            if ends[partition] < position:
+                raise TopicsMisconfigured(
+                    f"{self._topic}-{partition.partition} ends at {ends[partition]}, below {position}"
+                )
+        return ends
+
+    async def _read(
+        self, ends: dict[TopicPartition, int], reached: dict[TopicPartition, int], addresses: list[Address]
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        moved_at = loop.time()
+        while behind := [partition for partition, position in reached.items() if position < ends[partition]]:
+            with kafka_errors(f"reading {self._topic}"):
+                try:
+                    fetched = await self._consumer.getmany(*behind, timeout_ms=POLL_SLICE_MS)
+                except OffsetOutOfRangeError as error:
+                    raise TopicsMisconfigured(f"{self._topic} lost records before they were read") from error
+                positions = {partition: await self._consumer.position(partition) for partition in behind}
+            for records in fetched.values():
+                addresses += [
+                    Address(bytes.fromhex(record.key[2:].decode())) for record in records if self._counts(record)
+                ]
+            if any(positions[partition] > reached[partition] for partition in behind):
+                moved_at = loop.time()
+                reached |= positions
+            elif loop.time() - moved_at > self._clients.request_timeout_ms / 1000:
+                raise KafkaUnreachable(f"reading {self._topic}: no progress")
+
+    def _counts(self, record: Any) -> bool:
+        if record.key is not None and record.value is not None and _ADDRESS_KEY.fullmatch(record.key):
+            return True
+        self.foreign_keys += 1
+        _log.warning("address_record_ignored", topic=record.topic, partition=record.partition, offset=record.offset)
+        return False

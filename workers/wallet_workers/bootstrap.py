@@ -1,0 +1,179 @@
+"""The role `bootstrap`: makes the wallet's topics and its first checkpoint, and checks what all others rely on.
+
+It may run at any time, any number of times, beside running workers: where a checkpoint exists it starts no producer and
+changes nothing. What is away for a moment is tried again, for ever, with the reason in `/status`; what a person must
+mend ends the process with the list of everything that is wrong, not only the first.
+
+The first checkpoint is written only if `address.created` and `transaction` never held a record. A wallet that has
+already spoken and has no checkpoint lost it: to begin anew would leave out blocks, or say things twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from wallet_core.blocks import Head
+from wallet_core.chain import BlockRef, Rules, Window, settled_number
+from wallet_core.checkpoint import (
+    CHECKPOINT_KEY,
+    Identity,
+    SyncState,
+    check_identity,
+    identity_record,
+    read_identity,
+    state_records,
+)
+from wallet_core.errors import CheckpointLost, Halt, OutcomeUnknown, Superseded, Unavailable
+from wallet_core.messages import Topic
+from wallet_core.ports import Clock, Ledger, Node, StateView, TopicAdmin
+from wallet_core.settings import BootstrapSettings
+from wallet_core.topics import check_topics, missing_topics, plan_topics
+from wallet_workers.status import WorkerStatus
+from wallet_workers.stopping import BackOff, Stopping
+
+log = structlog.get_logger()
+
+
+class RedisServer(Protocol):
+    """Whether Redis answers."""
+
+    async def ping(self) -> None:
+        """Raises RedisUnreachable."""
+
+
+@dataclass(frozen=True)
+class BootstrapPorts:
+    """What the role needs from the world."""
+
+    clock: Clock
+    node: Node
+    topics: TopicAdmin
+    ledger: Ledger
+    state: StateView
+    redis: RedisServer
+
+
+class BootstrapFailed(Exception):
+    """Everything that a person must mend."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class Bootstrap:
+    """One run of the role."""
+
+    def __init__(
+        self, settings: BootstrapSettings, ports: BootstrapPorts, status: WorkerStatus, stopping: Stopping
+    ) -> None:
+        self._settings = settings
+        self._ports = ports
+        self._status = status
+        self._stopping = stopping
+
+    async def run(self) -> None:
+        """Until the wallet has topics and a checkpoint. Raises BootstrapFailed with all that a person must mend."""
+        back_off = BackOff(self._stopping)
+        while not self._stopping:
+            self._status.beat()
+            problems, waiting = await self._check_all()
+            if problems:
+                raise BootstrapFailed(problems)
+            if not waiting:
+                return
+            await back_off.pause()
+
+    async def _check_all(self) -> tuple[list[str], bool]:
+        """What is wrong for good, and whether something was away: every part is tried."""
+        problems: list[str] = []
+        waiting = False
+        for part, check in (("redis", self._ports.redis.ping), ("node", self._check_node), ("kafka", self._prepare)):
+            try:
+                await check()
+                self._status.clear(part)
+            except Unavailable as error:
+                self._status.trouble(error)
+                waiting = True
+            except (OutcomeUnknown, Superseded) as error:
+                log.warning("begun_again", error_code=error.error_code, message=str(error))
+                waiting = True
+            except Halt as error:
+                problems.append(f"{type(error).__name__}: {error}")
+            except BootstrapFailed as error:
+                problems += error.problems
+        return problems, waiting
+
+    async def _check_node(self) -> None:
+        head = await self._ports.node.head()
+        start = self._settings.chain.start_block
+        if start != "latest" and start > head.tip.number + 1:
+            raise BootstrapFailed(
+                [f"spec.chain.startBlock {start} is above the chain's newest block {head.tip.number}: take `latest`"]
+            )
+
+    async def _prepare(self) -> None:
+        """Topics, identity and the first checkpoint."""
+        plans = plan_topics(self._settings.kafka.partitions)
+        names = [plan.name for plan in plans]
+        found = await self._ports.topics.describe(names)
+        missing = missing_topics(plans, found)
+        if missing and self._settings.kafka.create_topics:
+            await self._ports.topics.create(missing, self._settings.kafka.replication_factor)
+            log.info("topics_created", topics=[plan.name for plan in missing])
+            found = await self._ports.topics.describe(names)
+        if problems := check_topics(plans, found, self._settings.kafka.topic_prefix):
+            raise BootstrapFailed(problems)
+        spoken = [topic for topic in (Topic.ADDRESS_CREATED, Topic.TRANSACTION) if not found[topic].is_empty]
+
+        values = await self._ports.state.read()
+        if CHECKPOINT_KEY in values:
+            await self._check_owner(values)
+            log.info("checkpoint_exists")
+            return
+        recovered = await self._ports.ledger.recover()
+        await self._check_owner(recovered.values)
+        if CHECKPOINT_KEY in recovered.values:
+            log.info("checkpoint_exists")
+            return
+        if spoken:
+            raise CheckpointLost(
+                f"state.sync holds no checkpoint, but {' and '.join(spoken)} hold records; "
+                "restore state.sync from a backup, or start anew under another topicPrefix"
+            )
+        base = await self._first_base(await self._ports.node.head())
+        records = [
+            identity_record(await self._identity()),
+            *state_records(None, SyncState(Window(base))),
+        ]
+        await self._ports.ledger.append(recovered.position, records)
+        log.info("checkpoint_created", block=base.number, block_hash=base.hash)
+
+    async def _identity(self) -> Identity:
+        genesis = await self._ports.node.header(0)
+        return Identity(
+            self._settings.namespace,
+            self._settings.name,
+            self._settings.chain.id,
+            genesis.hash,
+            self._settings.accounts.fingerprint,
+        )
+
+    async def _check_owner(self, values: Mapping[bytes, bytes]) -> None:
+        if found := read_identity(values):
+            mine = await self._identity()
+            check_identity(found, **{name: getattr(mine, name) for name in Identity.__dataclass_fields__})
+
+    async def _first_base(self, head: Head) -> BlockRef:
+        """The settled block under the first one that is scanned."""
+        rules = Rules(self._settings.chain.confirmation.depth, self._settings.chain.settle_depth)
+        number = settled_number(rules, head)
+        start = self._settings.chain.start_block
+        if start != "latest":
+            number = min(number, max(start - 1, 0))
+        header = await self._ports.node.header(number)
+        return BlockRef(header.number, header.hash)

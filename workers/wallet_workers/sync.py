@@ -1,0 +1,167 @@
+"""The role `sync`: replicas that are all alike, one of which leads.
+
+Every replica keeps the address set up to date, so that whoever takes over can go on at once. The one that holds the
+lock is the sequencer. The lock saves work; the ledger keeps the books right: a leader that lost the lock unknowingly
+can write nothing.
+
+What each kind of trouble does to a leader:
+
+- doubt about the last write (`OutcomeUnknown`, `Superseded`): check the lock, recover, go on;
+- the node, Kafka or Redis away (`Unavailable`): try again with growing pauses; the lock stays while Redis lets it;
+- `Halt`: keep the lock, write nothing, look again every minute;
+- settings older than the checkpoint's: give the lock up, so that a newer replica can lead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import structlog
+
+from wallet_core.errors import Halt, OutcomeUnknown, RedisUnreachable, SettingsSuperseded, Superseded, Unavailable
+from wallet_core.ports import AddressFeed, Clock, Ledger, Lock, Node
+from wallet_core.reasons import Reason
+from wallet_core.settings import SyncSettings
+from wallet_workers.metrics import Metrics
+from wallet_workers.scanner import Scanner
+from wallet_workers.sequencer import LeadershipLost, Sequencer
+from wallet_workers.status import WorkerStatus
+from wallet_workers.stopping import HALT_RECHECK_SECONDS, BackOff, Stopping
+
+log = structlog.get_logger()
+
+RENEWALS_PER_TTL = 3
+
+
+@dataclass(frozen=True)
+class SyncPorts:
+    """What sync needs from the world."""
+
+    clock: Clock
+    node: Node
+    ledger: Ledger
+    feed: AddressFeed
+    lock: Lock
+
+
+class SyncWorker:
+    """One replica of the role."""
+
+    def __init__(
+        self,
+        settings: SyncSettings,
+        ports: SyncPorts,
+        status: WorkerStatus,
+        metrics: Metrics,
+        stopping: Stopping,
+    ) -> None:
+        self._settings = settings
+        self._ports = ports
+        self._status = status
+        self._metrics = metrics
+        self._stopping = stopping
+        self._renewal_seconds = settings.tuning.lock_ttl_seconds / RENEWALS_PER_TTL
+        self._scanner = Scanner(settings, node=ports.node, feed=ports.feed, status=status, metrics=metrics)
+        self._sequencer = Sequencer(
+            settings,
+            clock=ports.clock,
+            node=ports.node,
+            ledger=ports.ledger,
+            lock=ports.lock,
+            scanner=self._scanner,
+            status=status,
+            metrics=metrics,
+        )
+
+    async def run(self) -> None:
+        """Stand by and lead, in turns, until the stop."""
+        back_off = BackOff(self._stopping)
+        while not self._stopping:
+            self._status.beat()
+            try:
+                leading = await self._ports.lock.acquire()
+            except RedisUnreachable as error:
+                self._status.trouble(error)
+                await back_off.pause()
+                continue
+            self._status.clear("redis")
+            back_off.reset()
+            if not leading:
+                await self._stand_by()
+                continue
+            try:
+                async with self._renewing():
+                    await self._lead()
+            except SettingsSuperseded as error:
+                log.warning("settings_superseded", message=str(error))
+                self._status.fact(superseded=str(error))
+                await self._stopping.pause(self._settings.tuning.lock_ttl_seconds)
+
+    async def _stand_by(self) -> None:
+        self._status.clear("node", "tip")
+        self._status.progress(Reason.WORKING)
+        try:
+            await self._scanner.read_addresses()
+        except (Unavailable, Halt) as error:
+            self._status.trouble(error)
+        await self._stopping.pause(min(self._settings.tuning.poll_seconds, self._renewal_seconds))
+
+    @contextlib.asynccontextmanager
+    async def _renewing(self) -> AsyncIterator[None]:
+        """Hold the lock: renew it beside the work, and give it up at the end."""
+        self._status.fact(leader=True)
+        self._metrics.leading.set(1)
+        log.info("leading")
+        renewal = asyncio.create_task(self._renew())
+        try:
+            yield
+        finally:
+            renewal.cancel()
+            await asyncio.gather(renewal, return_exceptions=True)
+            await self._ports.lock.release()
+            self._status.fact(leader=False)
+            self._metrics.leading.set(0)
+            log.info("not_leading")
+
+    async def _renew(self) -> None:
+        while True:
+            await self._ports.clock.sleep(self._renewal_seconds)
+            try:
+                if not await self._ports.lock.renew():
+                    log.warning("lock_lost")
+                    return
+                self._status.clear("redis")
+            except RedisUnreachable as error:
+                self._status.trouble(error)
+
+    async def _lead(self) -> None:
+        """Recover and step, again and again, while the lock is held. Raises SettingsSuperseded."""
+        back_off = BackOff(self._stopping)
+        recovered = False
+        while self._ports.lock.is_held() and not self._stopping:
+            self._status.beat()
+            try:
+                if not recovered:
+                    await self._sequencer.recover()
+                    recovered = True
+                if not await self._sequencer.step():
+                    await self._stopping.first_of(self._ports.node.wait_for_head(self._settings.tuning.poll_seconds))
+                back_off.reset()
+            except LeadershipLost:
+                return
+            except Halt as error:
+                recovered = False
+                self._status.trouble(error)
+                await self._stopping.pause(HALT_RECHECK_SECONDS)
+            except (OutcomeUnknown, Superseded) as error:
+                recovered = False
+                self._metrics.retries.labels(error.error_code).inc()
+                log.warning("begun_again", error_code=error.error_code, message=str(error))
+                await back_off.pause()
+            except Unavailable as error:
+                self._metrics.retries.labels(error.error_code).inc()
+                self._status.trouble(error)
+                await back_off.pause()
