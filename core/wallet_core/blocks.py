@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Transaction(msgspec.Struct, frozen=True, gc=False):
+class Transaction(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One transaction of a block, as `eth_getBlockByNumber(…, true)` gives it."""
 
     hash: str
@@ -19,7 +19,7 @@ class Transaction(msgspec.Struct, frozen=True, gc=False):
     """Sender, 0x and 40 lower-case hex digits."""
     to: str | None = None
     """Recipient, or None where the transaction creates a contract."""
-    value: str = "0x0"
+    value: str
     """Amount in wei, a hex quantity."""
 
 

@@ -106,8 +106,8 @@ def deposits_of_block(
             deposit = Deposit(
                 event_id=calculate_event_id(chain_id, transaction.hash, Kind.TRANSACTION, 0),
                 txid=transaction.hash,
-                sender=parse_address(transaction.from_),
-                recipient=parse_address(transaction.to),
+                sender=parse_address(transaction.from_.lower()),
+                recipient=parse_address(transaction.to.lower()),
                 amount=BaseUnits(int(transaction.value, 16)),
                 asset=asset,
             )

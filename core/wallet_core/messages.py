@@ -226,8 +226,8 @@ def address_created_record(
         "fingerprint": canonical(fingerprint),
         "meta": meta.text,
     }
-    members = {key: text for key, text in meta.members.items() if key not in own} | own
-    value = "{" + ",".join([f"{canonical(key)}:{text}" for key, text in members.items()]) + "}"
+    members = meta.members | own
+    value = "{" + ",".join([f"{canonical(name)}:{text}" for name, text in members.items()]) + "}"
     key = lower_hex(address)
     return Record(Topic.ADDRESS_CREATED, key.encode(), value.encode(), _headers("address.created", key, source))
 

@@ -78,9 +78,9 @@ class SecretSource(_Model):
 class RpcEndpoint(_Model):
     """One Ethereum JSON-RPC endpoint: `url`, or `urlFrom` where the URL carries a key."""
 
-    url: str | None = Field(default=None, max_length=2048, pattern=r"^https?://")
+    url: str | None = Field(default=None, max_length=2048, pattern=r"^https?://\S+$")
     url_from: SecretSource | None = None
-    ws_url: str | None = Field(default=None, max_length=2048, pattern=r"^wss?://")
+    ws_url: str | None = Field(default=None, max_length=2048, pattern=r"^wss?://\S+$")
     """Optional WebSocket endpoint of the same node: new heads without polling."""
 
     @model_validator(mode="after")
@@ -128,6 +128,14 @@ class ChainStart(ChainFinality):
     start_block: Literal["latest"] | Annotated[int, Field(ge=0, le=2**53 - 1)] = "latest"
     """The first block that is scanned; `latest`: the one after the newest settled. Resolved once."""
 
+    @field_validator("start_block", mode="before")
+    @classmethod
+    def _latest_or_a_number(cls, value: object) -> object:
+        is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+        if value != "latest" and not is_number:  # one sentence instead of pydantic's one for each branch of the union
+            raise ValueError("Input should be 'latest' or a block number")
+        return value
+
 
 class ChainFollowing(ChainFinality):
     """How the chain is followed."""
@@ -160,7 +168,7 @@ class Kafka(KafkaConnection):
 class Redis(_Model):
     """Redis: `url`, or `urlFrom` where the URL carries a password."""
 
-    url: str | None = Field(default=None, max_length=2048, pattern=r"^rediss?://")
+    url: str | None = Field(default=None, max_length=2048, pattern=r"^rediss?://\S+$")
     url_from: SecretSource | None = None
 
     @model_validator(mode="after")
@@ -235,7 +243,7 @@ class Tuning(TransactionTuning):
     """Time limits that tests shorten."""
 
     lock_ttl_seconds: int = Field(default=30, ge=1, le=600)
-    poll_seconds: float = Field(default=1.0, ge=0.05, le=60, strict=False)
+    poll_seconds: float = Field(default=1.0, ge=0.05, le=60)
     """How often the node is asked for its tip where nothing announces new heads."""
 
 

@@ -110,8 +110,9 @@ def test_new_overwrites_nothing_unasked(home: Path, place: str) -> None:
     taken.parent.mkdir(parents=True)
     taken.write_text("precious")
     result = _run("new", "--seed-file", home / "seed", "--cold-address", COLD)
-    assert result.exit_code == 1
+    assert (result.exit_code, result.stdout) == (1, "")
     assert str(Path(".local/secrets") / place) in result.stderr
+    assert "--overwrite" in result.stderr
     assert _contents(home) == {f".local/secrets/{place}": "precious"}
 
 
@@ -120,7 +121,7 @@ def test_new_overwrites_keys_when_told_but_never_a_seed(home: Path) -> None:
     first = _answer("new", "--seed-file", home / "seed")
     before = _contents(home)
     result = _run("new", "--seed-file", home / "seed", "--overwrite")
-    assert (result.exit_code, _contents(home)) == (1, before)
+    assert (result.exit_code, result.stdout, _contents(home)) == (1, "", before)
     second = _answer("new", "--seed-file", home / "seed-2", "--overwrite")
     assert first["fingerprint"] != second["fingerprint"]
     assert _answer("check", home / ".local/secrets/accounts/xpub", "--fingerprint", second["fingerprint"])["matches"]
@@ -152,6 +153,26 @@ def test_new_leaves_nothing_behind_when_it_cannot_finish(home: Path) -> None:
 
 
 # --- the files themselves ---
+
+
+# --- restore ---
+
+
+def test_restore_makes_the_same_files_again(home: Path) -> None:
+    """From the seed that `new` wrote down come the same keys, byte for byte, with the same fingerprint."""
+    told = _answer("new", "--seed-file", "seed.txt", "--secrets", "first", "--cold-address", COLD)
+    again = _answer("restore", "seed.txt", "--secrets", "second", "--cold-address", COLD)
+    assert again == told
+    assert _contents(home / "second") == _contents(home / "first")
+    assert set(_modes(home / "second").values()) == {"700", "600"}
+
+
+def test_restore_takes_no_seed_with_a_wrong_word_and_repeats_none_of_it(home: Path) -> None:
+    """A seed whose words fail BIP-39's checksum is a mistake; nothing is written and no word is shown."""
+    result = _run("restore", "-", stdin=WORDS.replace("junk", "test"))
+    assert result.exit_code == 2
+    assert "test test" not in result.output
+    assert _contents(home) == {}
 
 
 def test_files_come_all_together_or_not_at_all(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from wallet_core.addresses import Address, address_of_public_key, checksum_address, lower_hex, parse_address
 
 # The vectors of EIP-55 itself.

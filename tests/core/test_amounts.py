@@ -7,6 +7,7 @@ from decimal import Decimal, localcontext
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from wallet_core.amounts import BaseUnits, format_units, parse_units
 
 

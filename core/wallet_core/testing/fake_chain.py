@@ -51,7 +51,9 @@ class FakeChain:
     ) -> Transaction:
         """A new transaction, not in any block yet, with its outcome; `to` None creates a contract."""
         recipient = None if to is None else lower_hex(to)
-        made = Transaction(self._new_hash("transaction"), lower_hex(sender), recipient, hex(amount_wei))
+        made = Transaction(
+            hash=self._new_hash("transaction"), from_=lower_hex(sender), to=recipient, value=hex(amount_wei)
+        )
         if fails:
             self._failed.add(made.hash)
         return made

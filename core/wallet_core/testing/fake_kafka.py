@@ -8,7 +8,7 @@ KafkaUnreachable).
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -28,6 +28,16 @@ from wallet_core.testing.fake_broker import FakeBroker, FakeProducer, NoSuchTopi
 Before = Callable[[str], Awaitable[None]]
 
 _ADDRESS_KEY = re.compile(rb"0x[0-9a-f]{40}")
+
+
+def _latest_values(records: Iterable[StoredRecord]) -> dict[bytes, bytes]:
+    values: dict[bytes, bytes] = {}
+    for record in records:
+        if record.key is not None and record.value is not None:
+            values[record.key] = record.value
+        elif record.key is not None:
+            values.pop(record.key, None)
+    return values
 
 
 async def nothing(step: str) -> None:
@@ -60,12 +70,7 @@ class FakeLedger:
         try:
             self._prepared = await self._start()
             end = await self._raw_end()
-            values: dict[bytes, bytes] = {}
-            for record in await self._read(0, end):
-                if record.key is not None and record.value is not None:
-                    values[record.key] = record.value
-                elif record.key is not None:
-                    values.pop(record.key, None)
+            values = _latest_values(await self._read(0, end))
         except NoSuchTopic as error:
             raise CheckpointLost(f"the topic {error} does not exist") from error
         return Recovered(end, values)
@@ -288,31 +293,18 @@ class FakeCommandQueue:
             self._served[partition] = _Served(producer, offset or 0)
 
 
-class FakeCheckpointWatch:
-    """Port `CheckpointWatch`."""
+class FakeStateView:
+    """Port `StateView`."""
 
-    def __init__(self, broker: FakeBroker, *, topic_prefix: str, state_topic: Topic, key: bytes, clock: Clock) -> None:
+    def __init__(self, broker: FakeBroker, topic: str) -> None:
         self._broker = broker
-        self._topic = topic_prefix + state_topic
-        self._key = key
-        self._clock = clock
-        self._seen = False
+        self._topic = topic
 
-    async def wait_for_checkpoint(self, timeout_seconds: float) -> bool:
-        """Whether a committed checkpoint exists."""
-        if not self._look():
-            await self._clock.sleep(timeout_seconds)
-        return self._look()
-
-    async def close(self) -> None:
-        """Nothing to close."""
-
-    def _look(self) -> bool:
-        if not self._seen and self._topic in self._broker.topics():
-            self._seen = any(
-                record.key == self._key and record.value for record in self._broker.read_committed(self._topic)
-            )
-        return self._seen
+    async def read(self) -> Mapping[bytes, bytes]:
+        """The last committed value of each key; empty where there is no topic yet."""
+        if self._topic not in self._broker.topics():
+            return {}
+        return _latest_values(self._broker.read_committed(self._topic))
 
 
 class FakeTopicAdmin:

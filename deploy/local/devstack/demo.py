@@ -16,14 +16,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mnemonic import Mnemonic
-
 from devstack import stack, tools
 from devstack.__main__ import REPOSITORY, ports_from, say
 from devstack.errors import DevstackError
 from devstack.processes import Child, Record
 from devstack.services import Ganache
-from wallet_core.keys import derive_account_keys
 
 PUBLIC_SEED = "test test test test test test test test test test test junk"
 EXAMPLE = REPOSITORY / "examples" / "walletmanager-local.yaml"
@@ -52,7 +49,7 @@ def tell(local: Path) -> None:
 
     chapter("The wallet, from the same resource that Kubernetes takes")
     resource = resource_file(local, ports)
-    write_xpub(local / "secrets")
+    write_keys(local / "secrets")
     run_wallet(local, resource)
     walletctl("status", "--wait", "--timeout", str(WORKING_SECONDS_MAX))
 
@@ -96,13 +93,10 @@ def resource_file(local: Path, ports: stack.Ports) -> Path:
     return copy
 
 
-def write_xpub(secrets: Path) -> None:
-    """The public seed's account key, where `walletctl run` looks for it; another wallet's key there is left alone."""
-    xpub = secrets / "accounts" / "xpub"
-    if xpub.exists():
-        return
-    xpub.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    xpub.write_text(derive_account_keys(Mnemonic.to_seed(PUBLIC_SEED), 0).xpub + "\n", encoding="utf-8")
+def write_keys(secrets: Path) -> None:
+    """The public seed's keys, where `walletctl run` looks for them; keys that are there already are left alone."""
+    if not (secrets / "accounts" / "xpub").exists():
+        walletctl("keys", "restore", "-", "--secrets", str(secrets), stdin=PUBLIC_SEED)
 
 
 def run_wallet(local: Path, resource: Path) -> None:
@@ -119,19 +113,25 @@ def run_wallet(local: Path, resource: Path) -> None:
     Record("walletctl", child.process).write(records)
 
 
-def walletctl(*arguments: str) -> str:
+def walletctl(*arguments: str, stdin: str | None = None) -> str:
     """Run a walletctl command to its end and return what it printed. Raises DevstackError where it fails."""
     say(f"$ {shlex.join(['walletctl', *arguments])}")
-    done = subprocess.run([program(), *arguments], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=False)
+    command = [program(), *arguments]
+    done = subprocess.run(command, cwd=REPOSITORY, input=stdin, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
-        log = REPOSITORY / ".local" / "log" / "walletctl.log"
-        last = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-RUN_LOG_LINES:])
-        raise DevstackError(
-            f"walletctl {arguments[0]} failed (exit code {done.returncode}); see {log}, which ends with\n{last}"
-        )
+        raise DevstackError(f"walletctl {arguments[0]} failed (exit code {done.returncode}){last_words()}")
     if "json" not in arguments:
         say(done.stdout.rstrip())
     return done.stdout
+
+
+def last_words() -> str:
+    """The end of `walletctl run`'s log, where there is one."""
+    log = REPOSITORY / ".local" / "log" / "walletctl.log"
+    if not log.exists():
+        return ""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-RUN_LOG_LINES:]
+    return "\n".join([f"; {log} ends with", *lines])
 
 
 def pay(ganache: Ganache, address: str) -> str:

@@ -21,7 +21,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -189,15 +189,26 @@ class Child:
     """None for one found by its record: its exit code is not ours to know."""
 
     @classmethod
-    def start(cls, command: Sequence[str | Path], log: Path, *, bound: bool, cwd: Path | None = None) -> Self:
-        """Start `command` in a process group of its own, output appended to `log`; bound: it dies with this process."""
+    def start(
+        cls,
+        command: Sequence[str | Path],
+        log: Path,
+        *,
+        bound: bool,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Self:
+        """Start `command` in a process group of its own, output appended to `log`; bound: it dies with this process.
+
+        `env` is the whole environment; None: this process's own.
+        """
         log.parent.mkdir(parents=True, exist_ok=True)
         words = [str(word) for word in command]
         if bound:
             words = [sys.executable, "-I", "-S", str(Path(__file__).with_name("bound.py")), str(os.getpid()), *words]
         with log.open("ab") as output:
             popen = _STARTER.submit(
-                subprocess.Popen, words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=cwd,
+                subprocess.Popen, words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=cwd, env=env,
                 start_new_session=not bound, process_group=0 if bound else None,
             ).result()  # fmt: skip
         # A child that is not yet waited for keeps its /proc entry, even as a zombie.

@@ -11,8 +11,8 @@ order. The doubling ends with the first real answer, not with the proof: one tha
 stays out of the way.
 
 **Chain.** The chain id is checked before an endpoint is first used, after each failure, and, because another node may
-have taken over the URL, on every new connection before an answer from it is believed. An endpoint of another chain is
-never used.
+have taken over the URL, on every new connection before an answer from it is believed (one that keeps no connection is
+asked twice each time). An endpoint of another chain is never used.
 
 **Absent** is no failure of health: the block may be above that node's tip, or on another branch. The next endpoint is
 asked; if none has it, `NodeInconsistent`.

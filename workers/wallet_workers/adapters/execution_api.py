@@ -63,7 +63,7 @@ _RECEIPT: Answer[_WireReceipt] = msgspec.json.Decoder(RpcAnswer[_WireReceipt])
 class Ask(Protocol):
     """One question to one endpoint."""
 
-    async def __call__(self, method: str, params: Sequence[object], answer: Answer[T]) -> Answered[T]:
+    async def __call__(self, method: str, params: Sequence[object], answer: Answer[T], /) -> Answered[T]:
         """Raises EndpointFault."""
 
 

@@ -17,6 +17,7 @@ was new: behind the same URL a new one may lead to another node.
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ _SECRET_PART_LENGTH_MIN = 4
 """Shorter parts of a URL's path (`v2`, `eth`) are no keys, and cutting them out would garble texts."""
 NOT_FOUND_CODES = frozenset({-32001, -39001})
 """JSON-RPC errors: resource not found (EIP-1474), unknown block (execution-apis)."""
+_TIMEOUTS = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_SECONDS)
 _HEADERS = {
     "Content-Type": "application/json",
     # inflating costs three times what decoding does, and the node is near
@@ -164,7 +166,7 @@ class JsonRpc:
     def __init__(self, url: URL, session: aiohttp.ClientSession, request_timeout_seconds: float) -> None:
         self._url = url
         self._session = session
-        self._timeout = aiohttp.ClientTimeout(total=request_timeout_seconds, sock_connect=CONNECT_TIMEOUT_SECONDS)
+        self._timeout_seconds = request_timeout_seconds
         self._last_id = 0
         self._secrets = _secret_parts(url)
 
@@ -173,7 +175,8 @@ class JsonRpc:
         self._last_id += 1
         request = {"jsonrpc": "2.0", "id": self._last_id, "method": method, "params": params}
         try:
-            content, on_new_connection = await self._post(msgspec.json.encode(request))
+            async with asyncio.timeout(self._timeout_seconds):
+                content, on_new_connection = await self._post(msgspec.json.encode(request))
             decoded = answer.decode(content)
         except FOREIGN_ERRORS as error:
             raise translate(error) from None
@@ -199,7 +202,7 @@ class JsonRpc:
             self._url,
             data=body,
             headers=_HEADERS,
-            timeout=self._timeout,
+            timeout=_TIMEOUTS,
             allow_redirects=False,  # the key in the URL is for this host only
             trace_request_ctx=connection,
         ) as response:

@@ -3,6 +3,8 @@
 The offsets are asked for *after* the call began, from the leaders, by a `read_committed` consumer: its `end_offsets`
 are the last stable offsets. Who pays an address has seen its record committed, so the record lies below them. Where
 nothing is new this costs one round trip a leader and no fetch: what comes in between is fetched in the background.
+There are two consumers, because a broker answers the requests of one connection one after the other: a question behind
+a fetch that waits for records would wait with it, up to half a second.
 
 What would make the set silently wrong halts instead (`TopicsMisconfigured`): the topic is gone, is shorter than what
 was read, lost records before they were read, or has got more partitions. A topic deleted, made anew and already longer
@@ -55,6 +57,7 @@ class KafkaAddressFeed:
         self._clients = clients
         self._topic = topic_prefix + Topic.ADDRESS_CREATED
         self._consumer: Consumer = None
+        self._asking: Consumer = None
         self._positions: dict[TopicPartition, int] = {}
         self.foreign_keys = 0
         """Records left out since the start because their key is no address or their value is null."""
@@ -79,36 +82,38 @@ class KafkaAddressFeed:
 
     async def close(self) -> None:
         """Close the connection; a later call opens it again at the same place."""
-        consumer, self._consumer = self._consumer, None
-        if consumer is not None:
-            await stop_consumer(consumer)
+        for consumer in (self._consumer, self._asking):
+            if consumer is not None:
+                await stop_consumer(consumer)
+        self._consumer = self._asking = None
 
     async def _open(self) -> None:
-        consumer = await self._clients.consumer(
-            READ_COMMITTED, metadata_max_age_ms=METADATA_AGE_MS_MAX, max_partition_fetch_bytes=FETCH_BYTES_MAX
-        )
+        asking = await self._clients.consumer(READ_COMMITTED, metadata_max_age_ms=METADATA_AGE_MS_MAX)
         try:
-            await require_topic(consumer, self._topic)
-            partitions = await partitions_of(consumer, self._topic)
+            await require_topic(asking, self._topic)
+            partitions = await partitions_of(asking, self._topic)
             if not self._positions:
                 with kafka_errors(f"asking for the beginning of {self._topic}"):
-                    self._positions = await consumer.beginning_offsets(partitions)
-            consumer.assign(list(self._positions))
-            for partition, position in self._positions.items():
-                consumer.seek(partition, position)
+                    self._positions = await asking.beginning_offsets(partitions)
+            asking.assign(list(self._positions))
+            asking.pause(*self._positions)
+            consumer = await self._clients.consumer(READ_COMMITTED, max_partition_fetch_bytes=FETCH_BYTES_MAX)
         except BaseException:
-            await stop_consumer(consumer)
+            await stop_consumer(asking)
             raise
-        self._consumer = consumer
+        self._asking, self._consumer = asking, consumer
+        consumer.assign(list(self._positions))
+        for partition, position in self._positions.items():
+            consumer.seek(partition, position)
 
     async def _stable_ends(self) -> dict[TopicPartition, int]:
         try:
             with kafka_errors(f"asking for the end of {self._topic}"):
-                ends: dict[TopicPartition, int] = await self._consumer.end_offsets(list(self._positions))
+                ends: dict[TopicPartition, int] = await self._asking.end_offsets(list(self._positions))
         except KafkaUnreachable:
-            await require_topic(self._consumer, self._topic)
+            await require_topic(self._asking, self._topic)
             raise
-        partitions = self._consumer.partitions_for_topic(self._topic)
+        partitions = self._asking.partitions_for_topic(self._topic)
         if partitions is not None and len(partitions) != len(self._positions):
             raise TopicsMisconfigured(
                 f"{self._topic} has {len(partitions)} partitions, it had {len(self._positions)}: blocks may have been "

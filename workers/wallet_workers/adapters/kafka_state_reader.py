@@ -1,7 +1,9 @@
 """Reads one state topic: its raw end, and what is committed below it.
 
 Two consumers, because a consumer has one isolation level: `read_uncommitted` for the raw end, `read_committed` for the
-records. Both are assigned by hand; a missing topic, or a position that the topic no longer has, is `CheckpointLost`.
+records. (And because a broker answers one connection's requests in order: behind a fetch that waits for records, the
+question for the end would wait too.) Both are assigned by hand; a missing topic, or a position that the topic no longer
+has, is `CheckpointLost`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""walletctl: the command line of people who run a wallet."""
