@@ -5,7 +5,8 @@
 `PR_SET_PDEATHSIG` (prctl(2)) survives execve: this process asks for it and becomes the program, so the pid stays the
 same and no watcher is left between. It is a program of its own, because code between fork and exec of a parent with
 threads can deadlock. A parent that died before the prctl shows as another parent's pid. The kernel sends the signal
-when the *thread* that forked ends; asyncio forks in the event loop's, which is the main one.
+when the *thread* that forked ends: start it from one that lives as long as the process (asyncio forks in the event
+loop's, which is the main one).
 """
 
 from __future__ import annotations

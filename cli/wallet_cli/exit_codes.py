@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from wallet_cli.output import EXIT_NO, EXIT_USAGE
-
+EXIT_NO = 1
+EXIT_USAGE = 2
 EXIT_UNAVAILABLE = 3
 EXIT_TIMEOUT = 4
 EXIT_BUG = 70

@@ -14,8 +14,9 @@ from typing import Annotated
 import typer
 from mnemonic import Mnemonic
 
+from wallet_cli.exit_codes import EXIT_NO, EXIT_USAGE
 from wallet_cli.meta import MetaJsonOption, MetaOption, read_meta
-from wallet_cli.output import EXIT_NO, EXIT_USAGE, Output, OutputOption, fail, show
+from wallet_cli.output import Output, OutputOption, fail, show
 from wallet_cli.secret_files import staged
 from wallet_core.accounts import AccountKey, Identity, calculate_anonymous_identity, calculate_identity
 from wallet_core.addresses import checksum_address, parse_address

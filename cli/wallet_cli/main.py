@@ -16,8 +16,8 @@ import typer
 from typer.core import TyperGroup
 
 from wallet_cli import account, keys
-from wallet_cli.exit_codes import EXIT_BUG, EXIT_UNAVAILABLE, MEANINGS
-from wallet_cli.output import EXIT_NO, EXIT_USAGE, Output, OutputOption, fail, show
+from wallet_cli.exit_codes import EXIT_BUG, EXIT_NO, EXIT_UNAVAILABLE, EXIT_USAGE, MEANINGS
+from wallet_cli.output import Output, OutputOption, fail, show
 from wallet_cli.run import run
 from wallet_cli.status import status
 from wallet_cli.watch import watch

@@ -1,7 +1,4 @@
-"""How every command of walletctl answers: a table for a person, JSON for a program, errors in one line on stderr.
-
-Exit codes: 0 done; 1 the answer is no, or it could not be done; 2 the command line or a file that it names is wrong.
-"""
+"""How every command of walletctl answers: a table for a person, JSON for a program, errors in one line on stderr."""
 
 from __future__ import annotations
 
@@ -16,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-EXIT_NO = 1
-EXIT_USAGE = 2
+from wallet_cli.exit_codes import EXIT_NO
+
 _PIPE_WIDTH = 400
 # Columns where there is no terminal: enough that no address, path or hash is ever broken.
 

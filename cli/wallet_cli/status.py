@@ -12,11 +12,12 @@ from typing import Annotated, Any
 import aiohttp
 import typer
 
-from wallet_cli.exit_codes import EXIT_TIMEOUT
-from wallet_cli.output import EXIT_NO, Output, OutputOption, fail, show
+from wallet_cli.exit_codes import EXIT_NO, EXIT_TIMEOUT
+from wallet_cli.output import Output, OutputOption, fail, show
 from wallet_cli.running import RUN_DIRECTORY, RunningWallet, RunningWorker
 from wallet_cli.wallet_file import FileOption, RunDirectoryOption, find_running
 from wallet_core.reasons import Reason
+from wallet_core.settings import Role
 
 ANSWER_SECONDS_MAX = 2.0
 WAIT_SECONDS = 60.0
@@ -50,7 +51,7 @@ def status(
 ) -> None:
     """Say how the wallet's workers are.
 
-    Of the wallet that runs here. Exit code 0 if all are Working, 1 if not.
+    Of the wallet that runs here. Exit code 0 if all are Working and one of sync leads, 1 if not.
     """
     deadline = time.monotonic() + (timeout if wait else 0)
     wallet, reports = asyncio.run(
@@ -68,13 +69,15 @@ def status(
 Look = tuple[RunningWallet | None, list[Report]]
 
 
-async def look_until(look: Callable[[], Awaitable[Look]], go_on: Callable[[], bool]) -> Look:
+async def look_until(
+    look: Callable[[], Awaitable[Look]], go_on: Callable[[], bool], *, pause_seconds: float = POLL_SECONDS
+) -> Look:
     """Look again and again, until all work or `go_on` says no."""
     while True:
         wallet, reports = await look()
         if all_working(reports) or not go_on():
             return wallet, reports
-        await asyncio.sleep(POLL_SECONDS)
+        await asyncio.sleep(pause_seconds)
 
 
 async def look(file: Path | None, run_directory: Path) -> Look:
@@ -106,8 +109,9 @@ async def ask(session: aiohttp.ClientSession, wallet: str, worker: RunningWorker
 
 
 def all_working(reports: Sequence[Report]) -> bool:
-    """Whether there are workers, and each says that it works."""
-    return bool(reports) and all(report.is_working for report in reports)
+    """Whether there are workers, each says that it works, and one of sync leads: while none does, no block is read."""
+    has_leader = any(report.document.get("leader") for report in reports if report.worker.role == Role.SYNC)
+    return has_leader and all(report.is_working for report in reports)
 
 
 def table(reports: Sequence[Report]) -> list[dict[str, object]]:

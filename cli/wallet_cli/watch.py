@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.text import Text
 
 from wallet_cli.account import POLL_SECONDS, Follower
-from wallet_cli.output import EXIT_USAGE, Output, OutputOption, fail
+from wallet_cli.exit_codes import EXIT_USAGE
+from wallet_cli.output import Output, OutputOption, fail
 from wallet_cli.running import RUN_DIRECTORY
 from wallet_cli.wallet_file import FileOption, RunDirectoryOption, find_wallet
 from wallet_core.addresses import lower_hex, parse_address
@@ -75,12 +76,16 @@ async def follow(
     from_beginning: bool = False,
     address: str | None = None,
     count_max: int | None = None,
+    pause_seconds: Callable[[int], float] = backoff_seconds,
 ) -> None:
-    """Show each event, of one address (lower-case) or of all, until there were `count_max`."""
+    """Show each event, of one address (lower-case) or of all, until there were `count_max`.
+
+    After the n-th failure in a row to hear of Kafka it waits for `pause_seconds(n)`.
+    """
     count = 0
     try:
         await follower.start(from_beginning=from_beginning)
-        async for records in _batches(follower, warn):
+        async for records in _batches(follower, warn, pause_seconds):
             for record, event in read_events(records, warn):
                 if address is None or event.to.lower() == address:
                     show_event(record, event)
@@ -117,7 +122,9 @@ def line_of(record: FollowedRecord, event: TransactionEvent) -> Text:
     )
 
 
-async def _batches(follower: Follower, warn: Callable[[str], None]) -> AsyncIterator[Sequence[FollowedRecord]]:
+async def _batches(
+    follower: Follower, warn: Callable[[str], None], pause_seconds: Callable[[int], float]
+) -> AsyncIterator[Sequence[FollowedRecord]]:
     failures = 0
     while True:
         try:
@@ -126,7 +133,7 @@ async def _batches(follower: Follower, warn: Callable[[str], None]) -> AsyncIter
             failures += 1
             if failures == 1:
                 warn(f"Kafka does not answer ({error}); going on when it is back")
-            await asyncio.sleep(backoff_seconds(failures))
+            await asyncio.sleep(pause_seconds(failures))
         else:
             if failures:
                 warn("Kafka is back")

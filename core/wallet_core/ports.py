@@ -81,7 +81,10 @@ class Ledger(Protocol):
 
 
 class AddressFeed(Protocol):
-    """The published addresses, in the order of the topic, each handed out once."""
+    """The published addresses: each record of the topic is handed out once, in the order of its partition.
+
+    An address may come again, for a repeated command repeats its record.
+    """
 
     async def read_to_stable_end(self) -> Sequence[Address]:
         """Every address not handed out yet, up to the last stable offsets as they stand after this call began.

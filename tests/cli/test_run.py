@@ -6,18 +6,22 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from mnemonic import Mnemonic
 
 from wallet_cli.run import next_generation, plan_workers, process_environment, run_wallet
 from wallet_cli.running import RunningWorker
 from wallet_cli.supervisor import RestartLimits, Supervisor
 from wallet_cli.wallet_file import read_wallet
+from wallet_core.addresses import checksum_address
 from wallet_core.chain import BlockRef, Window
 from wallet_core.checkpoint import SyncState
-from wallet_core.errors import CheckpointCorrupt, CheckpointLost, InvalidSetting, KafkaUnreachable
+from wallet_core.errors import CheckpointCorrupt, CheckpointLost, KafkaUnreachable
+from wallet_core.keys import derive_account_keys
 from wallet_core.settings import (
     ROLE_SETTINGS,
     Role,
@@ -52,13 +56,13 @@ def _wallet(replicas: int | None, shards: int) -> WalletManager:
 
 
 class Output:
-    """What the workers print, by name; stops the supervisor when so many have spoken, or `walletctl` has."""
+    """What the workers got, by name, and what walletctl said; stops the supervisor when the test says."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
         self.environments: dict[str, dict[str, str]] = {}
         self.listed: list[list[str]] = []
-        self.stop_when = lambda: False
+        self.stop_when: Callable[[], bool] = lambda: False
         command = (sys.executable, "-c", PROGRAM)
         self.supervisor = Supervisor(command, self, self.list_workers, restarts=RestartLimits(0.01, 0.01))
 
@@ -104,7 +108,7 @@ async def _run(output: Output, *states: SyncState | Exception, wallet: WalletMan
     ],
 )
 def test_changed_settings_get_a_new_generation(state: SyncState, expected: int) -> None:
-    """One more than the checkpoint's, and never below 1; the same settings keep theirs, so that nothing is superseded."""
+    """One more than the checkpoint's, and never below 1; settings that are the same keep theirs."""
     assert next_generation(state, HASH) == expected
 
 
@@ -132,7 +136,7 @@ def test_a_worker_gets_nothing_of_the_users_but_the_basics() -> None:
 async def test_bootstrap_comes_first_then_all_that_the_resource_asks_for(
     replicas: int | None, shards: int, count: int
 ) -> None:
-    """One command worker where the resource leaves their number open; sync with the generation that the checkpoint says."""
+    """One command worker where the resource leaves their number open; sync gets the next generation."""
     wallet = _wallet(replicas, shards)
     output = Output()
     output.stop_when = lambda: len(output.environments) == 1 + count
@@ -176,17 +180,6 @@ async def test_a_checkpoint_that_makes_no_sense_ends_the_run() -> None:
 
 def test_the_example_names_the_public_seed_only() -> None:
     """The example's key is the one of the tutorials' seed, so that nobody takes it for a secret."""
-    from mnemonic import Mnemonic
-
-    from wallet_core.addresses import checksum_address
-    from wallet_core.keys import derive_account_keys
-
     keys = derive_account_keys(Mnemonic.to_seed("test test test test test test test test test test test junk"), 0)
     assert WALLET.spec.accounts.fingerprint == keys.fingerprint
     assert WALLET.spec.sweep.gas_address == checksum_address(keys.gas_address)
-
-
-def test_a_missing_part_is_named() -> None:
-    """A resource without a key's fingerprint never starts."""
-    with pytest.raises(InvalidSetting, match=r"spec.accounts.fingerprint"):
-        parse_resource({**json.loads(WALLET.model_dump_json(by_alias=True, exclude_none=True)), "spec": {}})

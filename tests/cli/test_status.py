@@ -142,5 +142,5 @@ async def test_a_wait_ends_when_all_work_or_the_time_is_over() -> None:
     async def look_again() -> Look:
         return looks.pop(0)
 
-    assert await look_until(look_again, lambda: True) == (wallet, well)
+    assert await look_until(look_again, lambda: True, pause_seconds=0) == (wallet, well)
     assert await look_until(look_again, lambda: False) == (wallet, ill)

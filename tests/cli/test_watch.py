@@ -23,7 +23,7 @@ def _event(sequence: int, to: str = ALICE, status: str = "detected", confirmatio
         value="1.5", amount="1500000000000000000", to=to, from_=BOB,
         asset=TransactionAsset(symbol="ETH", contract=None, decimals=18), chain_id=1337, block_number=7,
         block_hash="0x" + "2" * 64, timestamp=1, confirmations=confirmations,
-    )  # type: ignore[arg-type]  # the status is one of the three  # fmt: skip
+    )  # fmt: skip
 
 
 def _record(event: TransactionEvent, partition: int = 0) -> FollowedRecord:
@@ -66,6 +66,7 @@ async def _shown(
         from_beginning=from_beginning,
         address=address,
         count_max=count_max,
+        pause_seconds=lambda _: 0,
     )
     return shown, warnings
 

@@ -3,8 +3,12 @@
 A test gets a `KafkaWorld` and cannot tell which one it is. Every world has a topic prefix of its own, so all tests
 share one broker. Interruptions come in through the constructor: `before(step)` is awaited before a producer's `start`,
 `send` and `commit`, and after the commit as `committed`.
+
+A real commit returns before its markers are written, and a reader may see nothing of it for some milliseconds more. So
+`read_committed` waits until no transaction is open, and `visible_now` is for those moments when one must be.
 """
 
+import asyncio
 import functools
 import uuid
 from abc import ABC, abstractmethod
@@ -21,23 +25,23 @@ from wallet_core.testing.fake_broker import FakeBroker, FakeProducer
 from wallet_core.testing.fake_clock import FakeClock
 from wallet_core.testing.fake_kafka import (
     FakeAddressFeed,
-    FakeCheckpointWatch,
     FakeCommandQueue,
     FakeLedger,
+    FakeStateView,
     FakeTopicAdmin,
     nothing,
 )
 from wallet_workers.adapters.kafka_addresses import KafkaAddressFeed
-from wallet_workers.adapters.kafka_checkpoint import KafkaCheckpointWatch
-from wallet_workers.adapters.kafka_clients import KafkaClients, discard
+from wallet_workers.adapters.kafka_clients import START_TIMEOUT_SECONDS, KafkaClients, discard
 from wallet_workers.adapters.kafka_commands import KafkaCommandQueue
 from wallet_workers.adapters.kafka_ledger import KafkaLedger
+from wallet_workers.adapters.kafka_state import KafkaStateView
 from wallet_workers.adapters.kafka_topics import KafkaTopicAdmin
 
 WORLDS = ["fake", "kafka"]
 REQUEST_TIMEOUT_MS = 2_000
+SETTLE_SECONDS_MAX = 20
 TRANSACTION_TIMEOUT_MS = 15_000
-CHECKPOINT_KEY = b"checkpoint"
 
 Before = Callable[[str], Awaitable[None]]
 
@@ -61,7 +65,7 @@ class KafkaWorld(ABC):
     @abstractmethod
     def feed(self) -> Any: ...
     @abstractmethod
-    def watch(self) -> Any: ...
+    def state_view(self) -> Any: ...
     @abstractmethod
     def admin(self) -> Any: ...
     @abstractmethod
@@ -75,7 +79,13 @@ class KafkaWorld(ABC):
     @abstractmethod
     async def fence(self, transactional_id: str) -> None: ...
     @abstractmethod
-    async def read_committed(self, topic: str) -> list[tuple[bytes, bytes | None]]: ...
+    async def settle(self, topic: str) -> None: ...
+    @abstractmethod
+    async def visible_now(self, topic: str) -> list[tuple[bytes, bytes | None]]: ...
+
+    async def read_committed(self, topic: str) -> list[tuple[bytes, bytes | None]]:
+        await self.settle(topic)
+        return await self.visible_now(topic)
 
     @property
     def role(self) -> str:
@@ -131,14 +141,8 @@ class FakeWorld(KafkaWorld):
     def feed(self) -> FakeAddressFeed:
         return FakeAddressFeed(self.broker, topic_prefix=self.prefix)
 
-    def watch(self) -> FakeCheckpointWatch:
-        return FakeCheckpointWatch(
-            self.broker,
-            topic_prefix=self.prefix,
-            state_topic=Topic.STATE_SYNC,
-            key=CHECKPOINT_KEY,
-            clock=self.clock,
-        )
+    def state_view(self) -> FakeStateView:
+        return FakeStateView(self.broker, self.prefix + Topic.STATE_SYNC)
 
     def admin(self) -> FakeTopicAdmin:
         return FakeTopicAdmin(self.broker, topic_prefix=self.prefix)
@@ -161,7 +165,12 @@ class FakeWorld(KafkaWorld):
     async def fence(self, transactional_id: str) -> None:
         self.broker.start_producer(transactional_id)
 
-    async def read_committed(self, topic: str) -> list[tuple[bytes, bytes | None]]:
+    async def settle(self, topic: str) -> None:
+        name = self.prefix + topic
+        for partition in range(self.broker.partitions(name)):
+            assert self.broker.stable_end(name, partition) == self.broker.raw_end(name, partition)
+
+    async def visible_now(self, topic: str) -> list[tuple[bytes, bytes | None]]:
         name = self.prefix + topic
         return [
             (record.key or b"", record.value)
@@ -206,11 +215,14 @@ class RealWorld(KafkaWorld):
     def __init__(self, bootstrap_servers: str) -> None:
         super().__init__()
         self.bootstrap_servers = bootstrap_servers
+        self.transaction_timeout_ms = TRANSACTION_TIMEOUT_MS
+        self.start_timeout_seconds = START_TIMEOUT_SECONDS
 
     def clients(self, before: Before = nothing) -> KafkaClients:
         return KafkaClients(
             self.bootstrap_servers,
             request_timeout_ms=REQUEST_TIMEOUT_MS,
+            start_timeout_seconds=self.start_timeout_seconds,
             producer_class=functools.partial(HookedProducer, before),
         )
 
@@ -220,7 +232,7 @@ class RealWorld(KafkaWorld):
             topic_prefix=self.prefix,
             state_topic=Topic.STATE_SYNC,
             transactional_id=self.role,
-            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            transaction_timeout_ms=self.transaction_timeout_ms,
         )
         self.opened.append(ledger)
         return ledger
@@ -231,7 +243,7 @@ class RealWorld(KafkaWorld):
             topic_prefix=self.prefix,
             topic=Topic.COMMAND,
             group=self.group,
-            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            transaction_timeout_ms=self.transaction_timeout_ms,
         )
         self.opened.append(queue)
         return queue
@@ -241,12 +253,8 @@ class RealWorld(KafkaWorld):
         self.opened.append(feed)
         return feed
 
-    def watch(self) -> KafkaCheckpointWatch:
-        watch = KafkaCheckpointWatch(
-            self.clients(), topic_prefix=self.prefix, state_topic=Topic.STATE_SYNC, key=CHECKPOINT_KEY
-        )
-        self.opened.append(watch)
-        return watch
+    def state_view(self) -> KafkaStateView:
+        return KafkaStateView(self.clients(), self.prefix + Topic.STATE_SYNC)
 
     def admin(self) -> KafkaTopicAdmin:
         return KafkaTopicAdmin(self.clients(), topic_prefix=self.prefix)
@@ -282,14 +290,29 @@ class RealWorld(KafkaWorld):
         async with AIOKafkaProducer(bootstrap_servers=self.bootstrap_servers, transactional_id=transactional_id):
             pass
 
-    async def read_committed(self, topic: str) -> list[tuple[bytes, bytes | None]]:
-        async with AIOKafkaConsumer(
-            bootstrap_servers=self.bootstrap_servers, isolation_level="read_committed"
-        ) as consumer:
-            name = self.prefix + topic
-            consumer.assign([TopicPartition(name, 0)])
-            await consumer.end_offsets([TopicPartition(name, 0)])
-            partitions = [TopicPartition(name, number) for number in sorted(consumer.partitions_for_topic(name))]
+    async def settle(self, topic: str) -> None:
+        async with (
+            self._consumer("read_uncommitted") as raw,
+            self._consumer("read_committed") as committed,
+            asyncio.timeout(SETTLE_SECONDS_MAX),
+        ):
+            partitions = await self._partitions(raw, topic)
+            await self._partitions(committed, topic)
+            while await raw.end_offsets(partitions) != await committed.end_offsets(partitions):
+                pass
+
+    def _consumer(self, isolation_level: str) -> AIOKafkaConsumer:
+        return AIOKafkaConsumer(bootstrap_servers=self.bootstrap_servers, isolation_level=isolation_level)
+
+    async def _partitions(self, consumer: AIOKafkaConsumer, topic: str) -> list[TopicPartition]:
+        name = self.prefix + topic
+        consumer.assign([TopicPartition(name, 0)])
+        await consumer.end_offsets([TopicPartition(name, 0)])
+        return [TopicPartition(name, number) for number in sorted(consumer.partitions_for_topic(name))]
+
+    async def visible_now(self, topic: str) -> list[tuple[bytes, bytes | None]]:
+        async with self._consumer("read_committed") as consumer:
+            partitions = await self._partitions(consumer, topic)
             consumer.assign(partitions)
             await consumer.seek_to_beginning(*partitions)
             ends = await consumer.end_offsets(partitions)

@@ -25,8 +25,10 @@ def created(number: int) -> Record:
 
 
 async def publish(world: KafkaWorld, *numbers: int) -> None:
+    """Until readers can see it: nobody can pay an address before."""
     transaction = await world.open_transaction(f"{world.prefix}{numbers}", [created(number) for number in numbers])
     await transaction.commit()
+    await world.settle(Topic.ADDRESS_CREATED)
 
 
 class TestAddressFeed:
@@ -57,6 +59,7 @@ class TestAddressFeed:
         transaction = await world.open_transaction(world.prefix + "open", [created(2)])
         assert list(await feed.read_to_stable_end()) == [address(1)]
         await transaction.commit()
+        await world.settle(Topic.ADDRESS_CREATED)
         assert list(await feed.read_to_stable_end()) == [address(2)]
 
     async def test_aborted_addresses_are_never_seen(self, world: KafkaWorld) -> None:

@@ -27,7 +27,7 @@ async def topics(world: KafkaWorld, partitions: int = 1) -> None:
 
 
 def replies(batch: Sequence[CommandMessage]) -> list[Record]:
-    return [Record(Topic.ADDRESS_CREATED, message.key or b"", message.value, message.headers) for message in batch]
+    return [Record(Topic.ADDRESS_CREATED, message.key or b"", message.value) for message in batch]
 
 
 async def some_batch(queue: Any) -> Sequence[CommandMessage]:
@@ -133,7 +133,7 @@ class TestCommandQueue:
 
         async def look(at: str) -> None:
             if at == "commit":
-                seen.extend(await answered(world))
+                seen.extend(value for _, value in await world.visible_now(Topic.ADDRESS_CREATED))
 
         queue = world.queue(look)
         await queue.start()
@@ -159,7 +159,7 @@ class TestCommandQueue:
         for number in range(8, 16):
             await world.produce(Topic.COMMAND, b"a", b"%d" % number, partition=number % 4)
         async with asyncio.timeout(WAIT_SECONDS_MAX):
-            while len(await answered(world)) < 16:
+            while len(await world.visible_now(Topic.ADDRESS_CREATED)) < 16:
                 for queue in (first, second):
                     await answer_if_any(queue)
 
@@ -178,7 +178,7 @@ class TestCommandQueue:
         queue = world.queue()
         await queue.start()
 
-        turns = []
+        turns: list[tuple[int, int]] = []
         async with asyncio.timeout(WAIT_SECONDS_MAX):
             while sum(length for _, length in turns) < 1_202:
                 batch = await some_batch(queue)

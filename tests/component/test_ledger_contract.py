@@ -169,8 +169,8 @@ class TestLedger:
 
         async def look(step: str) -> None:
             if step == "commit":
-                before_commit.extend(await world.read_committed(Topic.TRANSACTION))
-                before_commit.extend(await world.read_committed(Topic.STATE_SYNC))
+                before_commit.extend(await world.visible_now(Topic.TRANSACTION))
+                before_commit.extend(await world.visible_now(Topic.STATE_SYNC))
 
         ledger = world.ledger(look)
         events = [Record(Topic.TRANSACTION, b"0x%040d" % (n % 5), b"%05d" % n) for n in range(2_000)]

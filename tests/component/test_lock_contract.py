@@ -15,11 +15,11 @@ from wallet_core.errors import RedisUnreachable
 from wallet_core.ports import Clock
 from wallet_core.testing.fake_clock import FakeClock
 from wallet_core.testing.fake_redis import FakeLock, FakeRedis
-from wallet_workers.adapters.redis import RedisLock, connect, ping
+from wallet_workers.adapters.redis import RedisLock, RedisServer, connect
 from wallet_workers.adapters.system_clock import SystemClock
 
 TTL_MS = 60_000
-SHORT_TTL_MS = 400
+SHORT_TTL_MS = 1_200
 WAIT_SECONDS_MAX = 20
 
 
@@ -47,8 +47,8 @@ class RedisWorld(ABC):
     async def pass_time(self) -> None:
         """Let a moment pass, while a condition is waited for."""
 
-    async def close(self) -> None:
-        pass
+    @abstractmethod
+    async def close(self) -> None: ...
 
 
 class FakeRedisWorld(RedisWorld):
@@ -74,6 +74,9 @@ class FakeRedisWorld(RedisWorld):
 
     async def pass_time(self) -> None:
         self.clock.advance(0.05)
+
+    async def close(self) -> None:
+        """Nothing is open."""
 
 
 class RealRedisWorld(RedisWorld):
@@ -184,7 +187,7 @@ class TestLock:
         """A holder that renews holds for longer than one time to live."""
         first, second = world.lock(SHORT_TTL_MS), world.lock()
         assert await first.acquire()
-        for _ in range(2 * SHORT_TTL_MS // 50):
+        for _ in range(SHORT_TTL_MS // 50 + 4):
             assert await first.renew()
             assert not await second.acquire()
             await world.pass_time()
@@ -245,6 +248,6 @@ class TestLock:
 class TestRedis:
     async def test_ping(self, redis_server: Redis) -> None:
         """It tells a Redis that answers from one that does not."""
-        await ping(redis_server.url)
+        await RedisServer(redis_server.url).ping()
         with pytest.raises(RedisUnreachable):
-            await ping(f"redis://127.0.0.1:{free_port()}/0")
+            await RedisServer(f"redis://127.0.0.1:{free_port()}/0").ping()

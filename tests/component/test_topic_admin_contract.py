@@ -60,7 +60,7 @@ class TestTopicAdmin:
         await admin.create([EVENTS], 1)
 
         async def is_empty() -> bool:
-            return (await admin.describe(["transaction"]))["transaction"].is_empty
+            return bool((await admin.describe(["transaction"]))["transaction"].is_empty)
 
         assert await is_empty()
         await world.open_transaction(world.prefix + "x", [Record(Topic.TRANSACTION, b"k", b"v")])

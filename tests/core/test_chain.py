@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
 from wallet_core.addresses import Address
 from wallet_core.amounts import BaseUnits
 from wallet_core.blocks import Head, Header
@@ -67,7 +68,9 @@ def grown(rules: Rules, count: int, deposits: Mapping[int, Sequence[str]] | None
 
 def said(move: Move) -> list[tuple[str, str, int, int]]:
     """What a move says: status, deposit, block number, confirmations."""
-    return [(each.status.value, each.deposit.event_id, each.block_number, each.confirmations) for each in move.announcements]
+    return [
+        (each.status.value, each.deposit.event_id, each.block_number, each.confirmations) for each in move.announcements
+    ]
 
 
 def numbers(window: Window) -> list[int]:
@@ -80,7 +83,9 @@ def confirmed_numbers(window: Window) -> list[int]:
 
 def head(tip: str, finalized: str | None = None) -> Head:
     """A node's head from block names such as `a105`."""
-    made = [Header(int(name[1:]), name, f"{name[0]}{int(name[1:]) - 1}", 0) if name else None for name in (tip, finalized)]
+    made = [
+        Header(int(name[1:]), name, f"{name[0]}{int(name[1:]) - 1}", 0) if name else None for name in (tip, finalized)
+    ]
     assert made[0] is not None
     return Head(made[0], made[1])
 
@@ -286,7 +291,12 @@ def test_settle_depth_one_leaves_an_empty_window() -> None:
     """On a chain that never forks every block may settle at once; the tip is then the base."""
     window = grown(Rules(1, 1), 3).window
     assert window == Window(BlockRef(103, "a103"))
-    assert (window.tip, window.hash_at(103), window.hash_at(102), window.hash_at(104)) == (window.base, "a103", None, None)
+    assert (window.tip, window.hash_at(103), window.hash_at(102), window.hash_at(104)) == (
+        window.base,
+        "a103",
+        None,
+        None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -313,7 +323,9 @@ def test_a_fork_takes_back_confirmed_and_detected_deposits_newest_first() -> Non
     """A reader who undoes them in this order never sees a later deposit stand on one that is gone."""
     window = grown(Rules(3, 10), 5, {101: ["kept"], 102: ["a", "b"], 103: ["c"], 105: ["d"]}).window
     move = roll_back(window, 101)
-    assert said(move) == [("orphaned", name, number, 0) for name, number in (("d", 105), ("c", 103), ("b", 102), ("a", 102))]
+    assert said(move) == [
+        ("orphaned", name, number, 0) for name, number in (("d", 105), ("c", 103), ("b", 102), ("a", 102))
+    ]
     assert move.window == Window(BASE, window.blocks[:1])
 
 
@@ -323,7 +335,9 @@ def test_the_twin_in_the_new_branch_is_told_again_under_its_own_id() -> None:
     window = roll_back(grown(rules, 3, {102: ["x"]}).window, 101).window
     move = extend(window, rules, branch("b", window.tip, 1, {102: ["x"]}), tip_only(102))
     assert said(move) == [("detected", "x", 102, 1)]
-    assert said(extend(move.window, rules, branch("b", move.window.tip, 1), tip_only(103))) == [("confirmed", "x", 102, 2)]
+    assert said(extend(move.window, rules, branch("b", move.window.tip, 1), tip_only(103))) == [
+        ("confirmed", "x", 102, 2)
+    ]
 
 
 def test_the_base_is_the_deepest_ancestor() -> None:
@@ -445,8 +459,11 @@ class ModelHead:
 
     @property
     def head(self) -> Head:
-        finalized = self.finalized and Header(self.finalized.number, self.finalized.hash, "", 0)
-        return Head(header_of(self.chain[-1]), finalized)
+        finalized = self.finalized
+        return Head(
+            header_of(self.chain[-1]),
+            Header(finalized.number, finalized.hash, "", 0) if finalized is not None else None,
+        )
 
     @property
     def hashes(self) -> set[str]:
@@ -504,7 +521,11 @@ class NaiveWallet:
         """Be on that chain now; what must be said of it: status, event id, block hash."""
         mine, theirs = {block.hash for block in self.chain}, {block.hash for block in chain}
         gone = [block for block in self.chain if block.hash not in theirs]
-        story = [(Status.ORPHANED, each.event_id, block.hash) for block in reversed(gone) for each in reversed(block.deposits)]
+        story = [
+            (Status.ORPHANED, each.event_id, block.hash)
+            for block in reversed(gone)
+            for each in reversed(block.deposits)
+        ]
         self.chain, self.confirmed = chain, self.confirmed & theirs
         if gone:  # a roll-back only takes back; what it makes of the rest is for the next step
             return story
@@ -527,7 +548,12 @@ class NaiveWallet:
             return True
         hashes = {each.hash for each in self.chain}
         finalized = seen.finalized
-        if rules.confirmation_depth is None and finalized and finalized.hash in hashes and block.number <= finalized.number:
+        if (
+            rules.confirmation_depth is None
+            and finalized
+            and finalized.hash in hashes
+            and block.number <= finalized.number
+        ):
             return True
         return self._is_believed(block, rules, seen)
 
@@ -555,10 +581,12 @@ class FollowingAChain(RuleBasedStateMachine):
     """A chain grows, forks, and flips back; nodes are late; the wallet follows it step by step and says the right thing."""
 
     @initialize(
-        confirmation=st.one_of(st.none(), st.integers(1, 8)), settle=st.integers(1, 12), blocks_max=st.sampled_from([1, 3, 64])
+        confirmation=st.one_of(st.none(), st.integers(1, 8)),
+        settle=st.integers(1, 12),
+        blocks_max=st.sampled_from([1, 3, 64]),
     )
     def begin(self, confirmation: int | None, settle: int, blocks_max: int) -> None:
-        self.rules = Rules(confirmation, settle)
+        self.in_force = Rules(confirmation, settle)
         self.blocks_max = blocks_max
         genesis = WindowBlock(0, "0", "", 0, (), confirmed=False)
         self.chain: list[WindowBlock] = [genesis]
@@ -568,7 +596,7 @@ class FollowingAChain(RuleBasedStateMachine):
         self.pool: list[Deposit] = []
         self.transfers = 0
         self.window = Window(genesis.ref)
-        self.judged_by = self.rules
+        self.judged_by = self.in_force
         self.naive = NaiveWallet(genesis)
         self.last: dict[str, Status] = {}
         self.told_in: dict[str, str] = {}
@@ -596,7 +624,9 @@ class FollowingAChain(RuleBasedStateMachine):
         for number in range(count):
             self._mine(1 if number % 10 == 0 else 0, 0)
 
-    @rule(fork_depth=st.integers(1, 16), length=st.integers(0, 18), pays=st.integers(0, 1), reincludes=st.integers(0, 2))
+    @rule(
+        fork_depth=st.integers(1, 16), length=st.integers(0, 18), pays=st.integers(0, 1), reincludes=st.integers(0, 2)
+    )
     def fork(self, fork_depth: int, length: int, pays: int, reincludes: int) -> None:
         fork_depth = min(fork_depth, len(self.chain) - 1)
         self.former = list(self.chain)
@@ -623,13 +653,13 @@ class FollowingAChain(RuleBasedStateMachine):
 
     @rule(confirmation=st.one_of(st.none(), st.integers(1, 8)), settle=st.integers(1, 12))
     def change_rules(self, confirmation: int | None, settle: int) -> None:
-        self.rules = Rules(confirmation, settle)
+        self.in_force = Rules(confirmation, settle)
 
     # what the wallet does
 
     def _seen(self, lag: int = 0, finalized_back: int = 0, *, lies: bool = False) -> ModelHead:
         chain = tuple(self.chain[: max(1, len(self.chain) - lag)])
-        if self.rules.confirmation_depth is not None:
+        if self.in_force.confirmation_depth is not None:
             return ModelHead(chain, None)
         number = max(0, min(self.finalized - finalized_back, chain[-1].number))
         return ModelHead(chain, BlockRef(number, "a lie" if lies else chain[number].hash))
@@ -638,7 +668,7 @@ class FollowingAChain(RuleBasedStateMachine):
         """Whether anything changed. Checks what was said against the naive wallet."""
         before = self.window
         try:
-            move = step(self.window, self.rules, seen, fetched, self.blocks_max)
+            move = step(self.window, self.in_force, seen, fetched, self.blocks_max)
         except ForkBelowWindow:
             assert before.base.hash not in {block.hash for block in fetched}, "halted though the base is in the chain"
             return False
@@ -646,10 +676,10 @@ class FollowingAChain(RuleBasedStateMachine):
             return False
         if move is None:
             return False
-        if move.window.tip.number > before.tip.number or self.rules.confirmation_depth is None:
-            self.judged_by = self.rules  # by depth, changed rules wait for the next block
+        if move.window.tip.number > before.tip.number or self.in_force.confirmation_depth is None:
+            self.judged_by = self.in_force  # by depth, changed rules wait for the next block
         self.window = move.window
-        expected = self.naive.follow(self._own_chain(), self.rules, seen)
+        expected = self.naive.follow(self._own_chain(), self.in_force, seen)
         assert [(each.status, each.deposit.event_id, each.block_hash) for each in move.announcements] == expected
         for each in move.announcements:
             self._hear(each)
@@ -671,7 +701,7 @@ class FollowingAChain(RuleBasedStateMachine):
             case Status.CONFIRMED:
                 assert previous in (None, Status.ORPHANED, Status.DETECTED), f"{name} is confirmed twice"
                 assert previous is not Status.DETECTED or self.told_in[name] == each.block_hash
-                needed = self.rules.confirmation_depth
+                needed = self.in_force.confirmation_depth
                 assert needed is None or each.confirmations >= needed, f"{name} is confirmed too early"
                 self.credited[name] = each.block_hash
             case Status.ORPHANED:
@@ -722,7 +752,7 @@ class FollowingAChain(RuleBasedStateMachine):
         for name, status in self.last.items():
             assert (status is Status.ORPHANED) == (name not in in_chain), f"{name} is {status}"
         for name, block in in_chain.items():
-            if self.rules == self.judged_by and self.naive.meets_confirmation(block, self.rules, seen):
+            if self.in_force == self.judged_by and self.naive.meets_confirmation(block, self.in_force, seen):
                 assert self.last[name] is Status.CONFIRMED, f"{name} is final and not confirmed"
         confirmed = {name: block.hash for name, block in in_chain.items() if block.hash in self.naive.confirmed}
         assert self.credited == confirmed
@@ -743,4 +773,6 @@ class FollowingAChain(RuleBasedStateMachine):
 
 
 TestFollowingAChain = FollowingAChain.TestCase
-TestFollowingAChain.settings = settings(max_examples=150, stateful_step_count=40, deadline=None, report_multiple_bugs=False)
+TestFollowingAChain.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None, report_multiple_bugs=False
+)

@@ -8,7 +8,7 @@ A pid is recycled, a port can be taken by a stranger. So nothing here trusts a b
   says who has it open. `prove_listening` fails unless they are the process we started or its descendants.
 
 Every child leads its own process group, so that stopping it stops what it started. A *bound* child dies with this
-process (see `bound`), a *detached* one has its own session and outlives it; its `ProcessId` is written to a record, by
+process (see `BOUND`), a *detached* one has its own session and outlives it; its `ProcessId` is written to a record, by
 which a later command finds it again. Stopping is SIGTERM, a bounded wait, SIGKILL; descendants that left the group
 are killed too once their leader is gone.
 """
@@ -52,6 +52,8 @@ LOOPBACK_OR_ANY = frozenset(
 )
 """The local addresses, as /proc/net/tcp{,6} writes them, that answer on 127.0.0.1."""
 
+BOUND = Path(__file__).resolve().parents[3] / "cli" / "wallet_cli" / "bound.py"
+"""The program that makes a child die with its parent; a program and not a module, so no package need be installed."""
 _STARTER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="devstack-starter")
 """The one thread that starts children. A bound child dies with the *thread* that forked it; this one lives as long as
 the process, whichever thread asked."""
@@ -205,7 +207,7 @@ class Child:
         log.parent.mkdir(parents=True, exist_ok=True)
         words = [str(word) for word in command]
         if bound:
-            words = [sys.executable, "-I", "-S", str(Path(__file__).with_name("bound.py")), str(os.getpid()), *words]
+            words = [sys.executable, "-I", "-S", str(BOUND), str(os.getpid()), *words]
         with log.open("ab") as output:
             popen = _STARTER.submit(
                 subprocess.Popen, words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=cwd, env=env,

@@ -1,0 +1,124 @@
+"""Which topics a wallet has, and what they must be like."""
+
+from __future__ import annotations
+
+import pytest
+
+from wallet_core.messages import Topic
+from wallet_core.ports import TopicPlan, TopicState
+from wallet_core.topics import check_topics, missing_topics, plan_topics
+
+PLANS = plan_topics(12)
+
+
+def as_planned(plan: TopicPlan, **other: str) -> TopicState:
+    """A topic just as planned, with the settings of the cluster's own beside it."""
+    return TopicState(plan.partitions, {"compression.type": "producer", **plan.config, **other}, is_empty=True)
+
+
+def found_as_planned() -> dict[str, TopicState]:
+    return {plan.name: as_planned(plan) for plan in PLANS}
+
+
+def test_every_topic_is_planned_once() -> None:
+    """A topic that somebody writes to and nobody makes would stop its role."""
+    assert [plan.name for plan in PLANS] == list(Topic)
+
+
+def test_public_topics_are_spread_and_state_topics_are_not() -> None:
+    """The ledger's positions are offsets of one partition."""
+    assert {plan.name: plan.partitions for plan in PLANS} == {
+        Topic.COMMAND: 12,
+        Topic.ADDRESS_CREATED: 12,
+        Topic.TRANSACTION: 12,
+        Topic.ERRORS: 12,
+        Topic.STATE_SYNC: 1,
+    }
+
+
+def test_sources_of_truth_are_kept_for_ever() -> None:
+    """Addresses by compaction, events by unlimited retention, both in time and in size."""
+    config = {plan.name: plan.config for plan in PLANS}
+    assert config[Topic.ADDRESS_CREATED] == {"cleanup.policy": "compact"}
+    assert config[Topic.TRANSACTION] == {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+    assert config[Topic.STATE_SYNC]["cleanup.policy"] == "compact"
+    assert config[Topic.COMMAND] == config[Topic.ERRORS] == {"cleanup.policy": "delete", "retention.ms": "2592000000"}
+
+
+def test_missing_topics_are_those_that_are_not_there() -> None:
+    """Only what does not exist is made."""
+    found = found_as_planned()
+    assert missing_topics(PLANS, found) == []
+    del found[Topic.ERRORS], found[Topic.STATE_SYNC]
+    assert [plan.name for plan in missing_topics(PLANS, found)] == [Topic.ERRORS, Topic.STATE_SYNC]
+    assert missing_topics(PLANS, {}) == list(PLANS)
+
+
+def test_topics_as_planned_are_fine() -> None:
+    """Other settings are the cluster's choice."""
+    assert check_topics(PLANS, found_as_planned(), "eu.") == []
+
+
+@pytest.mark.parametrize(
+    ("topic", "setting", "value"),
+    [
+        (Topic.ADDRESS_CREATED, "cleanup.policy", "delete"),
+        (Topic.ADDRESS_CREATED, "cleanup.policy", "compact,delete"),
+        (Topic.STATE_SYNC, "cleanup.policy", "delete"),
+        (Topic.TRANSACTION, "cleanup.policy", "compact"),
+        (Topic.TRANSACTION, "retention.ms", "604800000"),
+        (Topic.TRANSACTION, "retention.bytes", "1073741824"),
+        (Topic.COMMAND, "cleanup.policy", "compact"),
+        (Topic.ERRORS, "cleanup.policy", "compact"),
+    ],
+)
+def test_a_setting_that_could_lose_records_is_a_problem_with_its_remedy(topic: Topic, setting: str, value: str) -> None:
+    """The sentence names the topic as the broker knows it and what to set."""
+    found = found_as_planned()
+    plan = next(plan for plan in PLANS if plan.name == topic)
+    found[topic] = as_planned(plan, **{setting: value})
+    assert check_topics(PLANS, found, "eu.") == [
+        f"topic eu.{topic} could lose records: set {setting}={plan.config[setting]}"
+    ]
+
+
+def test_a_setting_that_is_not_told_is_not_trusted() -> None:
+    """No answer about a policy is no good answer."""
+    found = found_as_planned() | {Topic.TRANSACTION: TopicState(12, {}, is_empty=True)}
+    (problem,) = check_topics(PLANS, found, "")
+    assert problem == (
+        "topic transaction could lose records: set cleanup.policy=delete, retention.bytes=-1, retention.ms=-1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("topic", "setting", "value"),
+    [
+        (Topic.COMMAND, "retention.ms", "60000"),
+        (Topic.ERRORS, "retention.ms", "-1"),
+        (Topic.STATE_SYNC, "segment.ms", "1"),
+        (Topic.STATE_SYNC, "min.cleanable.dirty.ratio", "0.9"),
+    ],
+)
+def test_a_setting_that_loses_nothing_is_the_clusters_choice(topic: Topic, setting: str, value: str) -> None:
+    """An administrator may keep commands longer or compact later."""
+    found = found_as_planned()
+    found[topic] = as_planned(next(plan for plan in PLANS if plan.name == topic), **{setting: value})
+    assert check_topics(PLANS, found, "") == []
+
+
+def test_every_problem_is_listed() -> None:
+    """A person mends all of them in one go."""
+    found = found_as_planned()
+    del found[Topic.COMMAND]
+    found[Topic.ERRORS] = TopicState(6, found[Topic.ERRORS].config, is_empty=True)
+    found[Topic.STATE_SYNC] = TopicState(3, {"cleanup.policy": "delete"}, is_empty=False)
+    problems = check_topics(PLANS, found, "eu.")
+    assert [problem.split(":")[0] for problem in problems] == [
+        "topic eu.command is missing",
+        "topic eu.errors has 6 partitions instead of 12",
+        "topic eu.state.sync has 3 partitions instead of 1",
+        "topic eu.state.sync could lose records",
+    ]
+    assert "12 partitions" in problems[0]
+    assert "spec.kafka.createTopics" in problems[0]
