@@ -34,6 +34,9 @@ COLD_ADDRESS = Path("sweeper/coldAddress")
 
 app = typer.Typer(no_args_is_help=True, help="Make, check and use a wallet's keys. Offline.")
 
+SecretsOption = Annotated[Path, typer.Option(help="Directory of the secrets.")]
+ColdAddressOption = Annotated[str | None, typer.Option(help="Cold storage: where sweeps go, and nowhere else.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the keys in the directory of secrets.")]
 AccountOption = Annotated[int, typer.Option("--account", help="BIP-44's account number.", min=0, max=2**31 - 1)]
 
 
@@ -42,12 +45,10 @@ def new(
     *,
     show_seed: Annotated[bool, typer.Option("--show-seed", help="Print the seed's 24 words.")] = False,
     seed_file: Annotated[Path | None, typer.Option(help="Write the seed's 24 words to this new file.")] = None,
-    secrets: Annotated[Path, typer.Option(help="Directory of the secrets.")] = SECRETS,
+    secrets: SecretsOption = SECRETS,
     account: AccountOption = 0,
-    cold_address: Annotated[str | None, typer.Option(help="Cold storage: where sweeps go, and nowhere else.")] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the keys in the directory of secrets.")
-    ] = False,
+    cold_address: ColdAddressOption = None,
+    overwrite: OverwriteOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Make a seed, and from it the files accounts/xpub and sweeper/xprv; prints the fingerprint and the gas address."""
@@ -62,12 +63,10 @@ def new(
 def restore(
     seed_file: Annotated[Path, typer.Argument(help="A seed's words; - reads them from stdin.")],
     *,
-    secrets: Annotated[Path, typer.Option(help="Directory of the secrets.")] = SECRETS,
+    secrets: SecretsOption = SECRETS,
     account: AccountOption = 0,
-    cold_address: Annotated[str | None, typer.Option(help="Cold storage: where sweeps go, and nowhere else.")] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the keys in the directory of secrets.")
-    ] = False,
+    cold_address: ColdAddressOption = None,
+    overwrite: OverwriteOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Make the same key files again from a seed that was written down; prints the fingerprint and the gas address."""

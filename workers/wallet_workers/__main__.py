@@ -94,7 +94,7 @@ async def _run(role: Role, settings: Any, environ: Mapping[str, str], parts: Rol
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.request)
     address = environ.get("WALLET_HTTP_ADDRESS", "0.0.0.0:8080")
-    async with serving(address, status, process.metrics, stopping, lambda: process.facts()):
+    async with serving(address, status, process.metrics, stopping, lambda: process.facts()):  # noqa: PLW0108 - `facts` is set later
         log.info("started", settings_hash=status.settings_hash, address=address)
         work = asyncio.create_task(_work(settings, process, parts))
         stop = asyncio.create_task(stopping.wait())

@@ -87,6 +87,7 @@ class Bootstrap:
             if not waiting:
                 return
             await back_off.pause()
+        raise BootstrapFailed(["stopped before the wallet had its topics and a checkpoint"])
 
     async def _check_all(self) -> tuple[list[str], bool]:
         """What is wrong for good, and whether something was away: every part is tried."""

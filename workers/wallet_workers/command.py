@@ -98,6 +98,7 @@ class CommandWorker:
             self._status.beat()
             try:
                 if CHECKPOINT_KEY in await self._read_state():
+                    self._status.fact(waiting_for=None)
                     return
                 self._status.fact(waiting_for="the first checkpoint, which bootstrap writes")
             except Unavailable as error:

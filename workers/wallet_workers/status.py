@@ -71,8 +71,9 @@ class WorkerStatus:
         self._progress = reason
 
     def fact(self, **facts: object) -> None:
-        """Set facts that `/status` shows."""
+        """Set facts that `/status` shows; None takes one away."""
         self._facts.update(facts)
+        self._facts = {name: value for name, value in self._facts.items() if value is not None}
 
     def beat(self) -> None:
         """Say that the worker's loop is alive; `/live` is the age of the last beat."""

@@ -105,6 +105,7 @@ class SyncWorker:
         self._status.progress(Reason.WORKING)
         try:
             await self._scanner.read_addresses()
+            self._status.clear("halt")
         except (Unavailable, Halt) as error:
             self._status.trouble(error)
         await self._stopping.pause(min(self._settings.tuning.poll_seconds, self._renewal_seconds))
@@ -112,7 +113,7 @@ class SyncWorker:
     @contextlib.asynccontextmanager
     async def _renewing(self) -> AsyncIterator[None]:
         """Hold the lock: renew it beside the work, and give it up at the end."""
-        self._status.fact(leader=True)
+        self._status.fact(leader=True, superseded=None)
         self._metrics.leading.set(1)
         log.info("leading")
         renewal = asyncio.create_task(self._renew())
