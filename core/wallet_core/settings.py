@@ -126,7 +126,8 @@ class ChainStart(ChainFinality):
     """Where the wallet's history begins."""
 
     start_block: Literal["latest"] | Annotated[int, Field(ge=0, le=2**53 - 1)] = "latest"
-    """The first block that is scanned; `latest`: the one after the newest settled. Resolved once."""
+    """Deposits are reported from this block on at the latest; `latest`: from the one after the newest settled block,
+    where scanning begins at the latest in any case. Resolved once, by bootstrap."""
 
     @field_validator("start_block", mode="before")
     @classmethod
@@ -367,9 +368,12 @@ def environment(wallet: WalletManager, role: Role, generation: int = 1) -> dict[
 
 
 def settings_from_environment(model: type[_S], environ: Mapping[str, str]) -> _S:
-    """A role's settings as a worker finds them. Raises InvalidSetting, which names the variable."""
+    """A role's settings as a worker finds them. Raises InvalidSetting, which names the variable.
+
+    No default applies here: whoever wrote the environment wrote every value, and a lost one must not become another.
+    """
     try:
-        return model.model_validate_json(json.dumps(_with_required_parts(model, _unflatten(model, environ, "WALLET"))))
+        return model.model_validate_json(json.dumps(_unflatten(model, environ, "WALLET")))
     except ValidationError as error:
         raise _first_fault(error, lambda path: _variable(model, path)) from None
 
@@ -416,18 +420,15 @@ def _unflatten(model: type[BaseModel], environ: Mapping[str, str], prefix: str) 
     for name, field in model.model_fields.items():
         alias = field.alias or name
         variable = _variable_name(prefix, alias)
+        may_be_absent = field.default is None
         if part := _part(field.annotation):
-            if nested := _unflatten(part, environ, variable):
-                values[alias] = nested
+            if not may_be_absent or any(name.startswith(f"{variable}_") for name in environ):
+                values[alias] = _unflatten(part, environ, variable)
         elif variable in environ:
             values[alias] = _decode(environ[variable], field.annotation)
+        elif not may_be_absent:
+            raise InvalidSetting(variable, "is missing")
     return values
-
-
-def _with_required_parts(model: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
-    """The same, with an empty part for each required one, so that the fault named is the variable inside it."""
-    required = [f.alias or n for n, f in model.model_fields.items() if f.is_required() and _part(f.annotation)]
-    return {alias: {} for alias in required} | values
 
 
 def _decode(text: str, annotation: object) -> object:

@@ -187,7 +187,7 @@ def test_a_tip_far_above_does_not_confirm_what_is_not_settled_below_it() -> None
 
 
 def test_blocks_settled_below_the_nodes_tip_are_confirmed_and_leave_at_once() -> None:
-    """Far behind, the wallet need not first fetch the depth above each block; confirmations count up to the node's tip."""
+    """Far behind, nothing waits for the blocks above to be fetched; confirmations count up to the node's tip."""
     blocks = branch("a", BASE, 3, {101: ["x"], 102: ["y"], 103: ["z"]})
     move = extend(Window(BASE), Rules(3, 10), blocks, tip_only(111))
     assert said(move) == [("confirmed", "x", 101, 11), ("confirmed", "y", 102, 10), ("detected", "z", 103, 1)]
@@ -344,7 +344,7 @@ def test_the_base_is_the_deepest_ancestor() -> None:
     """The whole window can be taken back, but no block below it."""
     window = grown(Rules(2, 10), 3).window
     assert roll_back(window, 100).window == Window(BASE)
-    with pytest.raises(ForkBelowWindow, match="100 a100.*settleDepth"):
+    with pytest.raises(ForkBelowWindow, match=r"100 a100.*settleDepth"):
         roll_back(window, 99)
 
 
@@ -578,7 +578,7 @@ def depth(block: WindowBlock, tip: WindowBlock) -> int:
 
 
 class FollowingAChain(RuleBasedStateMachine):
-    """A chain grows, forks, and flips back; nodes are late; the wallet follows it step by step and says the right thing."""
+    """A chain grows, forks, flips back, nodes are late: the wallet follows step by step and says the right things."""
 
     @initialize(
         confirmation=st.one_of(st.none(), st.integers(1, 8)),

@@ -187,7 +187,7 @@ def test_an_announcement_becomes_the_documented_record() -> None:
 
 @given(st.sampled_from(Status), st.integers(1, 2**256 - 1), st.integers(1, 2**63))
 def test_every_announcement_can_be_said(status: Status, amount: int, sequence: int) -> None:
-    """No amount or status makes a record that its own model refuses, and the same thing said again is the same bytes."""
+    """No amount or status makes a record that its own model refuses; the same thing said again is the same bytes."""
     said = announcement(status, amount, 0 if status is Status.ORPHANED else 1)
     record = announce(said, sequence, 1, "/wallets/mainnet")
     value = json.loads(record.value or b"")

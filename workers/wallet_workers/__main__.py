@@ -104,7 +104,8 @@ async def _run(role: Role, settings: Any, environ: Mapping[str, str], parts: Rol
             await asyncio.wait({work}, timeout=DRAIN_SECONDS_MAX)
             work.cancel()
         await asyncio.gather(work, stop, return_exceptions=True)
-    return 0 if work.cancelled() else _exit_code(work.exception())
+    done = 1 if role is Role.BOOTSTRAP else 0  # a bootstrap that was stopped has not done its work
+    return done if work.cancelled() else _exit_code(work.exception(), stopped=done)
 
 
 async def _work(settings: Any, process: Process, parts: RoleParts) -> None:
@@ -112,11 +113,14 @@ async def _work(settings: Any, process: Process, parts: RoleParts) -> None:
         await parts.run(settings, ports, process)
 
 
-def _exit_code(error: BaseException | None) -> int:
+def _exit_code(error: BaseException | None, stopped: int) -> int:
     match error:
-        case None | Stopped():
+        case None:
             log.info("stopped")
             return 0
+        case Stopped():
+            log.info("stopped")
+            return stopped
         case InvalidSetting():
             raise error
         case BootstrapFailed():

@@ -27,12 +27,20 @@ from wallet_core.checkpoint import (
     read_identity,
     state_records,
 )
-from wallet_core.errors import CheckpointLost, Halt, OutcomeUnknown, Superseded, Unavailable
+from wallet_core.errors import (
+    CheckpointCorrupt,
+    CheckpointLost,
+    Halt,
+    OutcomeUnknown,
+    RpcUnreachable,
+    Superseded,
+    Unavailable,
+)
 from wallet_core.messages import Topic
 from wallet_core.ports import Clock, Ledger, Node, StateView, TopicAdmin
 from wallet_core.settings import BootstrapSettings
 from wallet_core.topics import check_topics, missing_topics, plan_topics
-from wallet_workers.status import WorkerStatus
+from wallet_workers.status import WorkerStatus, part_of
 from wallet_workers.stopping import BackOff, Stopping
 
 log = structlog.get_logger()
@@ -93,12 +101,13 @@ class Bootstrap:
         """What is wrong for good, and whether something was away: every part is tried."""
         problems: list[str] = []
         waiting = False
-        for part, check in (("redis", self._ports.redis.ping), ("node", self._check_node), ("kafka", self._prepare)):
+        in_trouble = set()
+        for check in (self._ports.redis.ping, self._check_node, self._prepare):
             try:
                 await check()
-                self._status.clear(part)
             except Unavailable as error:
                 self._status.trouble(error)
+                in_trouble.add(part_of(error))
                 waiting = True
             except (OutcomeUnknown, Superseded) as error:
                 log.warning("begun_again", error_code=error.error_code, message=str(error))
@@ -107,15 +116,11 @@ class Bootstrap:
                 problems.append(f"{type(error).__name__}: {error}")
             except BootstrapFailed as error:
                 problems += error.problems
+        self._status.clear(*({"redis", "node", "kafka"} - in_trouble))
         return problems, waiting
 
     async def _check_node(self) -> None:
-        head = await self._ports.node.head()
-        start = self._settings.chain.start_block
-        if start != "latest" and start > head.tip.number + 1:
-            raise BootstrapFailed(
-                [f"spec.chain.startBlock {start} is above the chain's newest block {head.tip.number}: take `latest`"]
-            )
+        await self._ports.node.head()
 
     async def _prepare(self) -> None:
         """Topics, identity and the first checkpoint."""
@@ -165,7 +170,10 @@ class Bootstrap:
         )
 
     async def _check_owner(self, values: Mapping[bytes, bytes]) -> None:
-        if found := read_identity(values):
+        found = read_identity(values)
+        if found is None and CHECKPOINT_KEY in values:
+            raise CheckpointCorrupt("state.sync holds a checkpoint and no identity; restore the topic from a backup")
+        if found is not None:
             mine = await self._identity()
             check_identity(found, **{name: getattr(mine, name) for name in Identity.__dataclass_fields__})
 
@@ -175,6 +183,11 @@ class Bootstrap:
         number = settled_number(rules, head)
         start = self._settings.chain.start_block
         if start != "latest":
+            if start > head.tip.number + 1:
+                raise RpcUnreachable(
+                    f"the node's newest block {head.tip.number} is below spec.chain.startBlock {start}: "
+                    "wait until the node is in sync, or lower startBlock"
+                )
             number = min(number, max(start - 1, 0))
         header = await self._ports.node.header(number)
         return BlockRef(header.number, header.hash)

@@ -18,9 +18,10 @@ from prometheus_client import exposition
 from wallet_core.errors import InvalidSetting
 from wallet_workers.metrics import Metrics
 from wallet_workers.status import WorkerStatus
-from wallet_workers.stopping import HALT_RECHECK_SECONDS, Stopping
+from wallet_workers.stopping import Stopping
 
-LIVE_SECONDS_MAX = 2 * HALT_RECHECK_SECONDS
+LIVE_SECONDS_MAX = 600.0
+"""Above every step's own limit; the longest is a start that reads ten million addresses."""
 
 Facts = Callable[[], Mapping[str, object]]
 """Facts that are looked up whenever `/status` is asked for."""

@@ -1,8 +1,8 @@
 """What a worker says of itself: one reason, the troubles behind it, and facts, for `/status` and for metrics.
 
-Each part of a worker that can be in trouble (`kafka`, `redis`, `node`, `tip`, `secret`, `halt`) reports its own trouble
-and clears it when it is over, so that one part's recovery never hides another's fault. The worker's reason is the
-first, in `Reason`'s order, of all troubles; without any it is what the role says of its progress.
+Each part of a worker that can be in trouble (`kafka`, `redis`, `node`, `tip`, `ledger`, `secret`, `halt`) reports its
+own trouble and clears it when it is over, so that one part's recovery never hides another's fault. The worker's reason
+is the first, in `Reason`'s order, of all troubles; without any it is what the role says of its progress.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class WorkerStatus:
         """Report that the part which an error names cannot work."""
         name = type(error).__name__
         message = f"{name} {error}" if isinstance(error, SecretMissing) else f"{name}: {error}"
-        self.note(_part_of(error), reason_of(error), message)
+        self.note(part_of(error), reason_of(error), message)
 
     def note(self, part: str, reason: Reason, message: str) -> None:
         """Report a part's trouble. The same trouble again is not logged again."""
@@ -113,7 +113,8 @@ class WorkerStatus:
         }
 
 
-def _part_of(error: Unavailable | Halt) -> str:
+def part_of(error: Unavailable | Halt) -> str:
+    """The part of a worker that an error of the world puts in trouble."""
     match error:
         case Halt():
             return "halt"

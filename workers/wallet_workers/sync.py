@@ -63,6 +63,7 @@ class SyncWorker:
         self._status = status
         self._metrics = metrics
         self._stopping = stopping
+        status.fact(leader=False)
         self._renewal_seconds = settings.tuning.lock_ttl_seconds / RENEWALS_PER_TTL
         self._scanner = Scanner(settings, node=ports.node, feed=ports.feed, status=status, metrics=metrics)
         self._sequencer = Sequencer(
@@ -123,7 +124,8 @@ class SyncWorker:
             renewal.cancel()
             await asyncio.gather(renewal, return_exceptions=True)
             await self._ports.lock.release()
-            self._status.fact(leader=False)
+            self._status.clear("ledger")
+            self._status.fact(leader=False, block=None, settled_block=None, tip=None, lag=None, sequence=None)
             self._metrics.leading.set(0)
             log.info("not_leading")
 
@@ -148,7 +150,9 @@ class SyncWorker:
                 if not recovered:
                     await self._sequencer.recover()
                     recovered = True
-                if not await self._sequencer.step():
+                progressed = await self._sequencer.step()
+                self._status.clear("ledger")
+                if not progressed:
                     await self._stopping.first_of(self._ports.node.wait_for_head(self._settings.tuning.poll_seconds))
                 back_off.reset()
             except LeadershipLost:
@@ -156,13 +160,25 @@ class SyncWorker:
             except Halt as error:
                 recovered = False
                 self._status.trouble(error)
-                await self._stopping.pause(HALT_RECHECK_SECONDS)
+                await self._pause_while_held(HALT_RECHECK_SECONDS)
             except (OutcomeUnknown, Superseded) as error:
                 recovered = False
                 self._metrics.retries.labels(error.error_code).inc()
                 log.warning("begun_again", error_code=error.error_code, message=str(error))
+                if isinstance(error, OutcomeUnknown):
+                    self._status.note("ledger", Reason.KAFKA_UNREACHABLE, f"the last append failed: {error}")
                 await back_off.pause()
             except Unavailable as error:
                 self._metrics.retries.labels(error.error_code).inc()
                 self._status.trouble(error)
                 await back_off.pause()
+
+    async def _pause_while_held(self, seconds: float) -> None:
+        """Wait that long, or until the lock is lost: who does not lead has nothing to wait for."""
+        until = self._ports.clock.monotonic() + seconds
+        while self._ports.lock.is_held() and not self._stopping:
+            left = until - self._ports.clock.monotonic()
+            if left <= 0:
+                return
+            self._status.beat()
+            await self._stopping.pause(min(left, self._renewal_seconds))
