@@ -10,6 +10,7 @@ the process runs between the effect and the signal. Environment:
     FAULT_AT       the number of the effect, from 1
     FAULT_WHEN     before | after
     FAULT_ACTION   kill | stop
+    FAULT_AHEAD    "fails": no producer can be started ahead, so every append starts its own, behind the deadline check
 
 `python fault_worker.py <socket>` is a *nursery*: it has imported everything and forks a worker for each request, in
 milliseconds instead of a second, for the enumeration starts a thousand. A request is one connection to the socket: a
@@ -68,7 +69,15 @@ class Faults:
         self._at = int(environ["FAULT_AT"])
         self._when = environ["FAULT_WHEN"]
         self._action = environ["FAULT_ACTION"]
+        self._ahead_fails = environ.get("FAULT_AHEAD") == "fails"
         self._number = 0
+        self.ledger_calls = 0
+        """How many calls of the ledger are under way."""
+
+    def check_start(self) -> None:
+        """Let a producer's start fail where nobody waits for it yet."""
+        if self._ahead_fails and not self.ledger_calls:
+            raise OSError("no producer is started ahead")
 
     async def around(self, name: str, effect: Callable[[], Awaitable[Any]]) -> Any:
         if name not in self._counted:
@@ -106,9 +115,18 @@ class FaultyPort:
             return found
 
         async def effect(*arguments: Any) -> Any:
-            return await self._faults.around(f"{self._name}.{attribute}", lambda: found(*arguments))
+            return await self._faults.around(f"{self._name}.{attribute}", lambda: self._call(found, *arguments))
 
         return effect
+
+    async def _call(self, method: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+        if self._name != "ledger":
+            return await method(*arguments)
+        self._faults.ledger_calls += 1
+        try:
+            return await method(*arguments)
+        finally:
+            self._faults.ledger_calls -= 1
 
 
 class FaultyProducer(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka publishes no types
@@ -119,6 +137,7 @@ class FaultyProducer(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka publis
         self._faults = faults
 
     async def start(self) -> None:
+        self._faults.check_start()
         await self._faults.around("producer.start", super().start)
 
     async def send_batch(self, *arguments: Any, **more: Any) -> Any:

@@ -202,13 +202,20 @@ class Seen:
 class Journal:
     """Everything that a `read_committed` reader has seen on a wallet's topics, from their beginning."""
 
-    def __init__(self, bootstrap_servers: str, prefix: str, partitions: int, isolation: str = "read_committed") -> None:
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        prefix: str,
+        partitions: int,
+        *,
+        topics: Sequence[Topic] = READ_TOPICS,
+        isolation: str = "read_committed",
+    ) -> None:
         self._prefix = prefix
-        self._places = [TopicPartition(prefix + Topic.STATE_SYNC, 0)] + [
+        self._places = [
             TopicPartition(prefix + topic, number)
-            for topic in READ_TOPICS
-            if topic is not Topic.STATE_SYNC
-            for number in range(partitions)
+            for topic in topics
+            for number in range(1 if topic is Topic.STATE_SYNC else partitions)
         ]
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=bootstrap_servers,

@@ -156,7 +156,7 @@ async def test_by_the_finalized_tag_the_base_is_final_too(finalized: int | None,
 
 @in_virtual_time
 async def test_a_start_above_the_chain_waits_for_the_node() -> None:
-    """A node that is still syncing is no reason to give up; the field is named, and the wallet begins when it is there."""
+    """A node that is still syncing is no reason to give up: the field is named, and the wallet begins later."""
     world = World(chain={"startBlock": 12})
     run = BootstrapRun(world)
     task = asyncio.create_task(run.run())
