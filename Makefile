@@ -39,6 +39,10 @@ test: check ## All tests: the above, the generated files, and everything on real
 generated: .venv/installed ## Make the generated files anew
 	$(BIN)/python -m wallet_cli.asyncapi > asyncapi.yaml
 
+bench: .venv/installed ## The measurements that need no service
+	$(BIN)/python bench/block_decode.py
+	$(BIN)/python bench/matching.py
+
 lock: .venv/installed ## Pin the dependencies: add --upgrade by UPGRADE=--upgrade
 	$(COMPILE) $(UPGRADE) --all-extras pyproject.toml -o requirements.txt
 	$(COMPILE) -c requirements.txt $(UV_PIN).in -o $(UV_PIN).txt

@@ -34,8 +34,8 @@ def step(number: int) -> list[Record]:
 
 async def prepared_ledger(clients: KafkaClients, name: str, *, ahead: bool) -> tuple[KafkaLedger, int]:
     prefix = f"bench-{uuid.uuid4().hex[:8]}-{name}."
-    plans = [TopicPlan(topic, 1, {}) for topic in (Topic.STATE_SYNC, Topic.TRANSACTION)]
-    await KafkaTopicAdmin(clients, topic_prefix=prefix).create(plans, 1)
+    plans = [TopicPlan(topic, 1, {}, replication_factor=1) for topic in (Topic.STATE_SYNC, Topic.TRANSACTION)]
+    await KafkaTopicAdmin(clients, topic_prefix=prefix).create(plans)
     ledger = KafkaLedger(
         clients,
         topic_prefix=prefix,

@@ -142,8 +142,8 @@ class World:
             before=before,
         )
 
-    def lock(self, ttl_seconds: float = 30) -> FakeLock:
-        return FakeLock(self.redis, name="{wallets.mainnet}.sync", ttl_ms=round(ttl_seconds * 1000), clock=self.clock)
+    def lock(self, ttl_seconds: float = 30, kind: type[FakeLock] = FakeLock) -> FakeLock:
+        return kind(self.redis, name="{wallets.mainnet}.sync", ttl_ms=round(ttl_seconds * 1000), clock=self.clock)
 
     async def bootstrap(self) -> None:
         """Topics and the first checkpoint, 5 blocks below the tip: at block 6."""
@@ -195,6 +195,7 @@ class Replica:
         *,
         node: FakeNode | None = None,
         feed: FakeAddressFeed | None = None,
+        lock: FakeLock | None = None,
         before: Before = nothing,
         generation: int = 1,
         settings_hash: str = "cafe",
@@ -202,9 +203,9 @@ class Replica:
         settings: SyncSettings = world.settings(Role.SYNC, generation)
         self.world = world
         self.node = node or world.node()
-        self.feed = feed or FakeAddressFeed(world.broker, topic_prefix=PREFIX)
+        self.feed = feed or FakeAddressFeed(world.broker, topic_prefix=PREFIX, partitions=settings.kafka.partitions)
         self.ledger = world.ledger(before)
-        self.lock = world.lock(settings.tuning.lock_ttl_seconds)
+        self.lock = lock or world.lock(settings.tuning.lock_ttl_seconds)
         self.stopping = Stopping(world.clock)
         self.status = WorkerStatus(Role.SYNC, GROUP, settings_hash, world.clock)
         self.metrics = Metrics(self.status)

@@ -26,7 +26,8 @@ from wallet_core.commands import CREATE_ACCOUNT, decode_command
 from wallet_core.errors import WalletError
 from wallet_core.messages import Topic
 from wallet_workers.adapters.kafka_clients import KafkaClients
-from wallet_workers.adapters.kafka_follower import FollowedRecord, KafkaFollower, KafkaSender
+from wallet_workers.adapters.kafka_follower import FollowedRecord, KafkaFollower
+from wallet_workers.adapters.kafka_sender import KafkaSender
 
 REPLY_SECONDS = 30.0
 POLL_SECONDS = 1.0

@@ -1,7 +1,8 @@
 """`walletctl`, also `kubectl wallet-manager`: the command line of people who run a wallet.
 
 Whatever goes wrong is one line on stderr that says how to mend it, and an exit code that says of what kind it is
-(`exit_codes`). No command prints a secret, and no error repeats one. A bug is one line too; `--debug` shows where.
+(`exit_codes`). No command prints a secret unasked, and no error repeats one. A bug is one
+line too; `--debug` shows where.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@
     stop                               SIGTERM to all, a bounded wait, SIGKILL; a second stop kills at once
 
 Each worker leads a session of its own, so that a terminal's Ctrl-C reaches the supervisor alone, and is bound to the
-supervisor (see `bound`), so that none outlives it. Each start takes a free port of its own.
+supervisor (see `bound`), so that none outlives it. Each start takes a free port of its own; a worker that finds it
+taken after all ends with exit code 1, and gets another.
 
 Nothing here is cancelled: a stop is an event that every wait looks at, so that a worker is always seen to its end.
 """
@@ -13,12 +14,13 @@ Nothing here is cancelled: a stop is an event that every wait looks at, so that 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +42,12 @@ LOGS_SECONDS_MAX = 2.0
 EXIT_WRONG_SETTINGS = 2
 _READ_SIZE_MAX = 64 * 1024
 _PORTS_BELOW_CLIENTS = 12_000
+_PORT_MIN = 1024
+"""Ports below belong to root."""
+PORT_TRIES_MAX = 50
+"""Among the ports below the clients'; where none of them was free, the kernel chooses."""
+_KERNEL_TRIES_MAX = 10
+_CLIENT_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _BOUND = (sys.executable, "-I", "-S", str(Path(__file__).with_name("bound.py")))
 
 
@@ -232,14 +240,26 @@ class Supervisor:
 
     def _take_port(self) -> int:
         """A TCP port of 127.0.0.1 that nobody uses, from below the range that the kernel gives to clients."""
-        low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-        while True:
-            port = random.randrange(low - _PORTS_BELOW_CLIENTS, low)  # noqa: S311 - nothing secret about a port
-            with socket.socket() as probe, suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                if port not in self._ports:
-                    self._ports.add(port)
-                    return port
+        port = free_port(int(_CLIENT_PORTS.read_text().split()[0]), self._ports)
+        self._ports.add(port)
+        return port
+
+
+def free_port(clients_from: int, taken: Collection[int] = ()) -> int:
+    """A port of 127.0.0.1 that nobody uses and that is not among the taken ones.
+
+    From below `clients_from`, where the kernel's range for clients begins, if one is free there within PORT_TRIES_MAX
+    tries; else one that the kernel chooses.
+    """
+    below = range(max(_PORT_MIN, clients_from - _PORTS_BELOW_CLIENTS), clients_from)
+    tries = random.sample(below, min(PORT_TRIES_MAX, len(below)))
+    for port in (*tries, *[0] * _KERNEL_TRIES_MAX):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found = int(probe.getsockname()[1])
+            if found not in taken:
+                return found
+    raise OSError(errno.EADDRNOTAVAIL, "no port of 127.0.0.1 is free")
 
 
 async def _done_before(task: asyncio.Task[Any], event: asyncio.Event, timeout_seconds: float | None = None) -> bool:

@@ -5,7 +5,8 @@ One key a thing, so that compaction keeps the topic as small as the window:
 - `identity`: whose topic this is. Written once, by bootstrap.
 - `checkpoint`: base and tip of the window, the last sequence number, the settings that wrote it, the first block of
   each asset.
-- `block:<number>`: an unsettled block with its deposits; a tombstone once it is settled or rolled back.
+- `block:<number>`: an unsettled block with its deposits; a tombstone once it is settled or rolled back. What does not
+  fit into one record goes on in `block:<number>:1`, `:2`, …
 
 A step writes only the keys that it changed, in the transaction that holds its events. Folding checks that the blocks
 join the base to the tip without a gap; anything else is `CheckpointCorrupt`, for guessing here could credit twice.
@@ -22,13 +23,21 @@ from wallet_core.addresses import checksum_address, parse_address
 from wallet_core.amounts import BaseUnits
 from wallet_core.chain import BlockRef, Move, Window, WindowBlock
 from wallet_core.deposits import Deposit, announce
-from wallet_core.errors import CheckpointCorrupt, CheckpointLost, SettingsSuperseded, TopicsOfAnotherWallet
+from wallet_core.errors import (
+    CheckpointCorrupt,
+    CheckpointLost,
+    GasAddressChanged,
+    SettingsSuperseded,
+    TopicsOfAnotherWallet,
+)
 from wallet_core.messages import Record, Topic, TransactionAsset
 
 IDENTITY_KEY = b"identity"
 CHECKPOINT_KEY = b"checkpoint"
 _BLOCK_PREFIX = b"block:"
 _VERSION = 1
+DEPOSITS_PER_RECORD_MAX = 1_000
+"""About 350 KB: a block full of deposits must not outgrow what a broker takes as one record (1 MiB)."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,9 @@ class SyncState:
     settings_hash: str = ""
     """Likewise."""
     asset_first_blocks: Mapping[str, int] = field(default_factory=dict)
-    """From which block on each asset is reported, by its symbol."""
+    """From which block on each asset is reported, by its key in the settings."""
+    gas_address: str | None = None
+    """Where the wallet pays gas from: a transfer from it is never a deposit, also after the resource forgot it."""
 
 
 class _StoredAsset(msgspec.Struct):
@@ -80,6 +91,8 @@ class _StoredBlock(msgspec.Struct):
     parent_hash: str
     timestamp: int
     confirmed: bool
+    deposit_count: int
+    """Of the whole block, over all its records."""
     deposits: list[_StoredDeposit]
 
 
@@ -91,6 +104,7 @@ class _StoredCheckpoint(msgspec.Struct):
     generation: int
     settings_hash: str
     asset_first_blocks: dict[str, int]
+    gas_address: str | None = None
 
 
 def identity_record(identity: Identity) -> Record:
@@ -124,8 +138,13 @@ def state_records(before: SyncState | None, after: SyncState) -> list[Record]:
         return []
     old = {block.number: block for block in before.window.blocks} if before else {}
     new = {block.number: block for block in after.window.blocks}
-    records = [_tombstone(number) for number in sorted(old.keys() - new.keys())]
-    records += [_block_record(block) for number, block in sorted(new.items()) if old.get(number) != block]
+    records: list[Record] = []
+    for number in sorted(old.keys() | new.keys()):
+        before_block, after_block = old.get(number), new.get(number)
+        if before_block != after_block:
+            written = _block_records(after_block) if after_block else []
+            records += written
+            records += [Record(Topic.STATE_SYNC, key, None) for key in _block_keys(before_block)[len(written) :]]
     records.append(
         Record(
             Topic.STATE_SYNC,
@@ -139,6 +158,7 @@ def state_records(before: SyncState | None, after: SyncState) -> list[Record]:
                     generation=after.generation,
                     settings_hash=after.settings_hash,
                     asset_first_blocks=dict(after.asset_first_blocks),
+                    gas_address=after.gas_address,
                 )
             ),
         )
@@ -154,12 +174,8 @@ def read_state(values: Mapping[bytes, bytes]) -> SyncState:
         )
     try:
         stored = msgspec.json.decode(values[CHECKPOINT_KEY], type=_StoredCheckpoint)
-        blocks = [
-            _read_block(msgspec.json.decode(value, type=_StoredBlock))
-            for key, value in values.items()
-            if key.startswith(_BLOCK_PREFIX)
-        ]
-    except (msgspec.MsgspecError, ValueError) as error:
+        blocks = _read_blocks(values)
+    except (msgspec.MsgspecError, ValueError, KeyError) as error:
         raise CheckpointCorrupt(f"state.sync: {error}") from error
     if stored.version != _VERSION:
         raise CheckpointCorrupt(f"state.sync is of version {stored.version}; this release reads version {_VERSION}")
@@ -173,21 +189,40 @@ def read_state(values: Mapping[bytes, bytes]) -> SyncState:
         raise CheckpointCorrupt(
             f"state.sync: the blocks end at {window.tip.number}, the checkpoint at {stored.tip.number}"
         )
-    return SyncState(window, stored.sequence, stored.generation, stored.settings_hash, stored.asset_first_blocks)
+    return SyncState(
+        window,
+        stored.sequence,
+        stored.generation,
+        stored.settings_hash,
+        stored.asset_first_blocks,
+        stored.gas_address,
+    )
 
 
-def with_settings(state: SyncState, generation: int, settings_hash: str, symbols: Sequence[str]) -> SyncState:
+def with_settings(
+    state: SyncState, generation: int, settings_hash: str, assets: Sequence[str], gas_address: str | None
+) -> SyncState:
     """The state under new settings: an asset that is new starts at the next block, one that is gone is forgotten.
 
-    Raises SettingsSuperseded where a worker with newer settings wrote the state.
+    `assets` are their keys. The gas address, once set, stays. Raises SettingsSuperseded where a worker with newer
+    settings wrote the state, GasAddressChanged where the settings name another gas address.
     """
     if state.generation > generation:
         raise SettingsSuperseded(
             f"the checkpoint was written with settings of generation {state.generation}, this worker has {generation}"
         )
+    if state.gas_address and gas_address and state.gas_address.lower() != gas_address.lower():
+        raise GasAddressChanged(
+            f"spec.sweep.gasAddress was {state.gas_address} and cannot become {gas_address}: put it back"
+        )
     next_block = state.window.tip.number + 1
-    first_blocks = {symbol: state.asset_first_blocks.get(symbol, next_block) for symbol in symbols}
-    return replace(state, generation=generation, settings_hash=settings_hash, asset_first_blocks=first_blocks)
+    return replace(
+        state,
+        generation=generation,
+        settings_hash=settings_hash,
+        asset_first_blocks={asset: state.asset_first_blocks.get(asset, next_block) for asset in assets},
+        gas_address=state.gas_address or gas_address,
+    )
 
 
 def after_move(state: SyncState, move: Move, chain_id: int, source: str) -> tuple[SyncState, list[Record]]:
@@ -198,30 +233,61 @@ def after_move(state: SyncState, move: Move, chain_id: int, source: str) -> tupl
     return replace(state, window=move.window, sequence=state.sequence + len(events)), events
 
 
-def _tombstone(number: int) -> Record:
-    return Record(Topic.STATE_SYNC, _BLOCK_PREFIX + str(number).encode(), None)
+def _block_keys(block: WindowBlock | None) -> list[bytes]:
+    """The keys of the records that hold a block, in order."""
+    if block is None:
+        return []
+    key = _BLOCK_PREFIX + str(block.number).encode()
+    parts = max(-(-len(block.deposits) // DEPOSITS_PER_RECORD_MAX), 1)
+    return [key, *(key + b":%d" % part for part in range(1, parts))]
 
 
-def _block_record(block: WindowBlock) -> Record:
-    stored = _StoredBlock(
-        block.number,
-        block.hash,
-        block.parent_hash,
-        block.timestamp,
-        block.confirmed,
-        [
-            _StoredDeposit(
-                deposit.event_id,
-                deposit.txid,
-                checksum_address(deposit.sender),
-                checksum_address(deposit.recipient),
-                str(deposit.amount),
-                _StoredAsset(deposit.asset.symbol, deposit.asset.contract, deposit.asset.decimals),
-            )
-            for deposit in block.deposits
-        ],
-    )
-    return Record(Topic.STATE_SYNC, _BLOCK_PREFIX + str(block.number).encode(), msgspec.json.encode(stored))
+def _block_records(block: WindowBlock) -> list[Record]:
+    records = []
+    for part, key in enumerate(_block_keys(block)):
+        deposits = block.deposits[part * DEPOSITS_PER_RECORD_MAX : (part + 1) * DEPOSITS_PER_RECORD_MAX]
+        stored = _StoredBlock(
+            block.number,
+            block.hash,
+            block.parent_hash,
+            block.timestamp,
+            block.confirmed,
+            len(block.deposits),
+            [
+                _StoredDeposit(
+                    deposit.event_id,
+                    deposit.txid,
+                    checksum_address(deposit.sender),
+                    checksum_address(deposit.recipient),
+                    str(deposit.amount),
+                    _StoredAsset(deposit.asset.symbol, deposit.asset.contract, deposit.asset.decimals),
+                )
+                for deposit in deposits
+            ],
+        )
+        records.append(Record(Topic.STATE_SYNC, key, msgspec.json.encode(stored)))
+    return records
+
+
+def _read_blocks(values: Mapping[bytes, bytes]) -> list[WindowBlock]:
+    parts: dict[tuple[int, int], _StoredBlock] = {}
+    for key, value in values.items():
+        if key.startswith(_BLOCK_PREFIX):
+            place, _, suffix = key.removeprefix(_BLOCK_PREFIX).partition(b":")
+            parts[int(place), int(suffix or 0)] = msgspec.json.decode(value, type=_StoredBlock)
+    blocks: dict[int, WindowBlock] = {}
+    for (number, part), stored in sorted(parts.items()):
+        if part == 0:
+            blocks[number] = _read_block(stored)
+        else:
+            whole, rest = blocks[number], _read_block(stored)
+            blocks[number] = replace(whole, deposits=whole.deposits + rest.deposits)
+        if len(blocks[number].deposits) > stored.deposit_count:
+            raise ValueError(f"block {number} has more deposits than it says")
+    for (number, part), stored in parts.items():
+        if part == 0 and len(blocks[number].deposits) != stored.deposit_count:
+            raise ValueError(f"block {number} lacks some of its deposits")
+    return list(blocks.values())
 
 
 def _read_block(stored: _StoredBlock) -> WindowBlock:

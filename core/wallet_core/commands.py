@@ -1,8 +1,8 @@
 """What a message on `command` asks for, or why it cannot be carried out.
 
 A command is one JSON object: `{"id": …, "type": "create_account", "meta": {…}}`. Fields that are not named here are
-ignored, whatever they hold. The checks run in one order, and the first that fails is the verdict: value, UTF-8, JSON,
-`type`, `id`, `meta`. A verdict depends on the message alone, never on the worker.
+ignored, whatever they hold. The checks run in one order, and the first that fails is the verdict: names of headers,
+value, UTF-8, JSON, `type`, `id`, `meta`. A verdict depends on the message alone, never on the worker.
 
 The id may come as CloudEvents' `ce_id` header instead, for producers that write their ids there. Where both are there
 they must be the same: a command has one identity.
@@ -24,6 +24,7 @@ from wallet_core.errors import (
     NotUtf8,
     NullValue,
     UnknownType,
+    Unreadable,
 )
 
 ID_SIZE_MAX = 256
@@ -32,6 +33,8 @@ META_SIZE_MAX = 32 * 1024
 """Bytes of a command's meta in its canonical form."""
 ID_HEADER = "ce_id"
 CREATE_ACCOUNT = "create_account"
+SUBSTITUTE = "\x1a"
+"""SUB, ASCII's substitute for a character in error: stands in a header's name for what is not UTF-8."""
 _NAMED_LENGTH_MAX = 64
 # Characters of what a caller wrote that an error's message repeats.
 
@@ -48,6 +51,8 @@ class CreateAccount:
 
 def decode_command(value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> CreateAccount:
     """Read one message. Raises the BadCommand that names the first thing wrong with it."""
+    if any(SUBSTITUTE in name for name, _ in headers):
+        raise Unreadable("the name of a header is not UTF-8")
     if value is None:
         raise NullValue("the message has no value")
     try:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -28,6 +29,8 @@ from wallet_core.amounts import BaseUnits, format_units
 from wallet_core.blocks import Receipt, Transaction
 from wallet_core.errors import NodeInconsistent
 from wallet_core.messages import Record, TransactionAsset, TransactionEvent, transaction_record
+
+_TRANSACTION_HASH = re.compile(r"0x[0-9a-f]{64}")
 
 
 class Status(StrEnum):
@@ -93,10 +96,13 @@ def deposits_of_block(
 ) -> tuple[Deposit, ...]:
     """The deposits among a block's matching transactions, in the block's order.
 
-    `receipts` holds each transaction's receipt by its hash. Raises NodeInconsistent where one belongs to another block.
+    `receipts` holds each transaction's receipt by its hash. Raises NodeInconsistent where one belongs to another block,
+    or where a transaction's hash, address or value is not of the wire's form.
     """
     deposits = []
     for transaction in transactions:
+        if _TRANSACTION_HASH.fullmatch(transaction.hash) is None:
+            raise NodeInconsistent(f"block {block_hash}: a transaction's hash is not 0x and 64 lower-case hex digits")
         receipt = receipts[transaction.hash]
         if receipt.block_hash != block_hash or receipt.transaction_hash != transaction.hash:
             raise NodeInconsistent(f"the receipt of {transaction.hash} is not of block {block_hash}")

@@ -31,6 +31,12 @@ class BadCommand(WalletError):
     error_code = "bad_command"
 
 
+class Unreadable(BadCommand):
+    """A header's name is not UTF-8, which Kafka's protocol asks for."""
+
+    error_code = "unreadable"
+
+
 class NullValue(BadCommand):
     """The message has no value (a tombstone)."""
 
@@ -91,6 +97,12 @@ class InvalidSetting(WalletError):
         super().__init__(f"{setting}: {problem}")
         self.setting = setting
         self.problem = problem
+
+
+class AddressTaken(WalletError):
+    """Another process serves on this one's address; with another address, or later, it may work. Exit code 1."""
+
+    error_code = "address_taken"
 
 
 class InvalidKey(WalletError):
@@ -175,6 +187,12 @@ class ForkBelowWindow(Halt):
     """The chain forked below the window of unsettled blocks."""
 
     error_code = "fork_below_window"
+
+
+class GasAddressChanged(Halt):
+    """The resource names another gas address than the wallet has recorded."""
+
+    error_code = "gas_address_changed"
 
 
 class TopicsOfAnotherWallet(Halt):

@@ -1,6 +1,6 @@
 """What the rules and loops need from the world.
 
-Each port is a Protocol with the promises that its users rely on; `testing.py` has a fake of each, and a contract test
+Each port is a Protocol with the promises that its users rely on; `testing/` has a fake of each, and a contract test
 runs on the fake and on the real adapter. Every method may raise the `Unavailable` error of its side
 (`KafkaUnreachable`, `RedisUnreachable`, `RpcUnreachable` or `WrongChain`) unless it says otherwise. No method waits for
 ever.
@@ -8,7 +8,7 @@ ever.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,9 +32,6 @@ class Clock(Protocol):
 
 class Node(Protocol):
     """Ethereum nodes of the right chain, whichever answers."""
-
-    async def chain_id(self) -> int:
-        """The chain's number by EIP-155."""
 
     async def head(self) -> Head:
         """The tip at this moment, with the newest finalized block where the wallet's `confirmation` needs it."""
@@ -86,10 +83,12 @@ class AddressFeed(Protocol):
     An address may come again, for a repeated command repeats its record.
     """
 
-    async def read_to_stable_end(self) -> Sequence[Address]:
+    def read_to_stable_end(self) -> AsyncIterator[Sequence[Address]]:
         """Every address not handed out yet, up to the last stable offsets as they stand after this call began.
 
-        Who calls it after fetching a block holds every address that anybody can have paid in that block.
+        In batches of a bounded size, none empty. Who begins after fetching a block and reads to the end holds every
+        address that anybody can have paid in that block. Who stops before, by an error or his own will, goes on behind
+        the last batch with the next call. Raises TopicsMisconfigured where the topic is not the one that it was.
         """
 
 
@@ -122,6 +121,7 @@ class CommandMessage:
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...]
+    """In a name that was not UTF-8 stands SUB (0x1a) for every byte that is not ASCII."""
 
 
 class CommandQueue(Protocol):
@@ -163,7 +163,8 @@ class TopicPlan:
     """Without the wallet's prefix."""
     partitions: int
     config: Mapping[str, str]
-    """Topic settings that must hold, by Kafka's names."""
+    """Topic settings that it is made with, by Kafka's names."""
+    replication_factor: int
 
 
 @dataclass(frozen=True)
@@ -172,8 +173,10 @@ class TopicState:
 
     partitions: int
     config: Mapping[str, str]
+    replication_factor: int
+    """Replicas of the partition that has the fewest."""
     is_empty: bool
-    """Whether no record was ever written to it: every partition's end offset is 0."""
+    """Whether it holds no committed record."""
 
 
 class TopicAdmin(Protocol):
@@ -182,7 +185,7 @@ class TopicAdmin(Protocol):
     async def describe(self, names: Sequence[str]) -> Mapping[str, TopicState]:
         """Those of the named topics that exist."""
 
-    async def create(self, plans: Sequence[TopicPlan], replication_factor: int) -> None:
+    async def create(self, plans: Sequence[TopicPlan]) -> None:
         """Create topics; one that has come into being meanwhile is no error."""
 
 

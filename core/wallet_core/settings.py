@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.alias_generators import to_camel
@@ -34,6 +35,11 @@ KIND = "WalletManager"
 GENERATION_VARIABLE = "WALLET_GENERATION"
 
 _KUBERNETES_NAME = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
+_NAMESPACE = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
+"""A DNS label: without dots, `<namespace>.<name>` can be read in one way only."""
+
+
+PORT_MAX = 65_535
 
 
 class Role(StrEnum):
@@ -155,15 +161,43 @@ class KafkaConnection(_Model):
     bootstrap_servers: str = Field(min_length=1, max_length=2048, pattern=r"^[^,\s]+:\d+(,[^,\s]+:\d+)*$")
     topic_prefix: str = Field(default="", max_length=100, pattern=r"^[A-Za-z0-9._-]*$")
 
+    @field_validator("bootstrap_servers")
+    @classmethod
+    def _ports_exist(cls, value: str) -> str:
+        if any(not 0 < int(server.rpartition(":")[2]) <= PORT_MAX for server in value.split(",")):
+            raise ValueError(f"a port is a number from 1 to {PORT_MAX}")
+        return value
 
-class Kafka(KafkaConnection):
-    """Kafka, and how the wallet's topics are made."""
+
+class KafkaTopics(KafkaConnection):
+    """Kafka, and how many partitions must have been read for all addresses to be known."""
 
     partitions: int = Field(default=12, ge=1, le=1000)
     """Partitions of each public topic."""
+
+
+class Kafka(KafkaTopics):
+    """Kafka, and how the wallet's topics are made."""
+
     replication_factor: int = Field(default=3, ge=1, le=15)
     create_topics: bool = True
     """False: bootstrap checks the topics and creates none."""
+
+
+def check_redis_url(text: str) -> str:
+    """The URL itself. Raises ValueError, which repeats nothing of it, for what redis-py could not connect to."""
+    try:
+        parts = urlsplit(text)
+        database = parts.path.removeprefix("/")
+        usable = parts.scheme in {"redis", "rediss"} and bool(parts.hostname) and parts.port != 0
+        usable = usable and (not database or database.isdecimal())
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError(
+            "should be redis://[user:password@]host[:port][/database], with special characters of the password as %xx"
+        )
+    return text
 
 
 class Redis(_Model):
@@ -171,6 +205,11 @@ class Redis(_Model):
 
     url: str | None = Field(default=None, max_length=2048, pattern=r"^rediss?://\S+$")
     url_from: SecretSource | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _usable(cls, value: str | None) -> str | None:
+        return value if value is None else check_redis_url(value)
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -202,6 +241,8 @@ class NativeAsset(_Model):
     """The chain's own coin."""
 
     decimals: ClassVar[int] = 18
+    key: ClassVar[str] = "native"
+    """What the asset is to the wallet, whatever its symbol."""
     type: Literal["native"]
     symbol: str = Field(min_length=1, max_length=16, pattern=r"^[A-Za-z0-9.]+$")
 
@@ -267,7 +308,7 @@ class Metadata(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     name: str = Field(min_length=1, max_length=40, pattern=_KUBERNETES_NAME)
-    namespace: str = Field(default="default", min_length=1, max_length=63, pattern=_KUBERNETES_NAME)
+    namespace: str = Field(default="default", min_length=1, max_length=63, pattern=_NAMESPACE)
 
 
 class WalletManager(BaseModel):
@@ -292,7 +333,7 @@ class WalletManager(BaseModel):
 class RoleSettings(_Model):
     """What every role reads."""
 
-    namespace: str = Field(min_length=1, pattern=_KUBERNETES_NAME)
+    namespace: str = Field(min_length=1, pattern=_NAMESPACE)
     name: str = Field(min_length=1, pattern=_KUBERNETES_NAME)
 
     @property
@@ -324,7 +365,7 @@ class SyncSettings(RoleSettings):
     """The environment of `sync`."""
 
     chain: ChainFollowing
-    kafka: KafkaConnection
+    kafka: KafkaTopics
     redis: Redis
     assets: tuple[NativeAsset, ...] = Field(min_length=1, max_length=1)
     sweep: Sweep

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from wallet_cli.running import RunningWorker
-from wallet_cli.supervisor import RestartBackOff, RestartLimits, Supervisor, Worker
+from wallet_cli.supervisor import PORT_TRIES_MAX, RestartBackOff, RestartLimits, Supervisor, Worker, free_port
 from wallet_core.errors import InvalidSetting
 from wallet_core.settings import Role
 
@@ -236,6 +236,21 @@ signal.pause()
         for name, url, mine in (("sync-0", urls[0], "a"), ("sync-1", urls[1], "b")):
             assert desk.containing(f"{name} | ") == [f"{name} | {url.removeprefix('http://')} {mine} False"]
         assert urls[0] != urls[1]
+
+
+@pytest.mark.parametrize("clients_from", [0, 1024, 1025, 13_000, 32_768])
+def test_a_port_is_found_wherever_the_kernels_range_for_clients_begins(clients_from: int) -> None:
+    """Below it if there is room, for what is free there stays free; else the kernel chooses."""
+    port = free_port(clients_from)
+    assert 1024 <= port <= 65_535
+    if clients_from > 10_000:
+        assert port < clients_from
+
+
+def test_a_port_that_another_worker_was_given_is_not_given_again() -> None:
+    """Between the look and the worker's own bind it would seem free."""
+    taken = set(range(5_000, 5_000 + PORT_TRIES_MAX))
+    assert free_port(5_000 + PORT_TRIES_MAX, set(range(1024, 5_000 + PORT_TRIES_MAX))) not in taken
 
 
 async def test_a_terminals_signals_do_not_reach_a_worker(desk: Desk) -> None:

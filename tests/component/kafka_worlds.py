@@ -31,7 +31,7 @@ from wallet_core.testing.fake_kafka import (
     FakeTopicAdmin,
     nothing,
 )
-from wallet_workers.adapters.kafka_addresses import KafkaAddressFeed
+from wallet_workers.adapters.kafka_addresses import BATCH_ADDRESSES_MAX, KafkaAddressFeed
 from wallet_workers.adapters.kafka_clients import START_TIMEOUT_SECONDS, KafkaClients, discard
 from wallet_workers.adapters.kafka_commands import KafkaCommandQueue
 from wallet_workers.adapters.kafka_ledger import KafkaLedger
@@ -54,6 +54,9 @@ class OpenTransaction(ABC):
 
 
 class KafkaWorld(ABC):
+    addresses_at_once_max: int
+    """The largest batch of its feeds."""
+
     def __init__(self) -> None:
         self.prefix = f"t{uuid.uuid4().hex[:10]}."
         self.opened: list[Any] = []
@@ -63,7 +66,7 @@ class KafkaWorld(ABC):
     @abstractmethod
     def queue(self, before: Before = nothing) -> Any: ...
     @abstractmethod
-    def feed(self) -> Any: ...
+    def feed(self, *, partitions: int) -> Any: ...
     @abstractmethod
     def state_view(self) -> Any: ...
     @abstractmethod
@@ -114,6 +117,8 @@ class _FakeTransaction(OpenTransaction):
 
 
 class FakeWorld(KafkaWorld):
+    addresses_at_once_max = FakeAddressFeed.BATCH_ADDRESSES_MAX
+
     def __init__(self) -> None:
         super().__init__()
         self.broker = FakeBroker()
@@ -138,8 +143,8 @@ class FakeWorld(KafkaWorld):
             before=before,
         )
 
-    def feed(self) -> FakeAddressFeed:
-        return FakeAddressFeed(self.broker, topic_prefix=self.prefix)
+    def feed(self, *, partitions: int) -> FakeAddressFeed:
+        return FakeAddressFeed(self.broker, topic_prefix=self.prefix, partitions=partitions)
 
     def state_view(self) -> FakeStateView:
         return FakeStateView(self.broker, self.prefix + Topic.STATE_SYNC)
@@ -212,6 +217,8 @@ class _RealTransaction(OpenTransaction):
 
 
 class RealWorld(KafkaWorld):
+    addresses_at_once_max = BATCH_ADDRESSES_MAX
+
     def __init__(self, bootstrap_servers: str) -> None:
         super().__init__()
         self.bootstrap_servers = bootstrap_servers
@@ -248,8 +255,8 @@ class RealWorld(KafkaWorld):
         self.opened.append(queue)
         return queue
 
-    def feed(self) -> KafkaAddressFeed:
-        feed = KafkaAddressFeed(self.clients(), topic_prefix=self.prefix)
+    def feed(self, *, partitions: int) -> KafkaAddressFeed:
+        feed = KafkaAddressFeed(self.clients(), topic_prefix=self.prefix, partitions=partitions)
         self.opened.append(feed)
         return feed
 
@@ -282,8 +289,8 @@ class RealWorld(KafkaWorld):
         self.opened.append(transaction)
         await producer.start()
         await producer.begin_transaction()
-        for record in records:
-            await producer.send_and_wait(self.prefix + record.topic, record.value, record.key)
+        arrivals = [await producer.send(self.prefix + each.topic, each.value, each.key) for each in records]
+        await asyncio.gather(*arrivals)
         return transaction
 
     async def fence(self, transactional_id: str) -> None:

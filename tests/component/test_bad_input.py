@@ -29,7 +29,8 @@ class Bad:
 
     error_code: str
     value: bytes | None
-    headers: tuple[tuple[str, bytes], ...] = ()
+    headers: tuple[tuple[str | bytes, bytes], ...] = ()
+    """A name given in bytes is sent as it is."""
     key: bytes | None = b"caller"
 
 
@@ -59,6 +60,7 @@ BAD_COMMANDS: Mapping[str, Bad] = {
     "id is empty": Bad("bad_id", command(id="")),
     "id too long": Bad("bad_id", command(id="x" * 257)),
     "two ids": Bad("id_mismatch", command(), headers=(("ce_id", b"another"),)),
+    "the name of a header is not UTF-8": Bad("unreadable", command(), headers=((b"\xff\xfe\x00i", b"x"),)),
     "a megabyte of letters": Bad("bad_json", b"nonsense " * (MEGABYTE // 9)),
     "a megabyte of quotes": Bad("bad_json", b'"' * MEGABYTE),
     "a megabyte of bytes": Bad("not_utf8", RANDOM.randbytes(MEGABYTE)),
@@ -219,15 +221,15 @@ async def test_a_wrong_setting_ends_the_worker(
         assert not trap.was_called()
 
 
-async def test_an_address_that_is_taken_is_a_wrong_setting(
+async def test_an_address_that_is_taken_is_no_wrong_setting(
     tmp_path: Path, trap: Trap, kafka: Kafka, redis_server: Redis, anvil: Anvil
 ) -> None:
-    """A worker that cannot serve its status says which address and why, and ends with exit code 2."""
+    """Whoever runs the worker may start it again, elsewhere or later: exit code 1, and which address it was."""
     async with running_wallet(tmp_path, kafka, redis_server, anvil) as wallet:
         variables = wallet.environment(Role.SYNC, trap.port)
         worker = Worker(Role.SYNC, PythonProcess(Role.SYNC, variables, tmp_path / "worker.log"), port=0)
         wallet.workers.append(worker)
-        assert await worker.until_exit() == 2
-        (line,) = worker.process.log.read_text().splitlines()
-        assert line.startswith(f"WALLET_HTTP_ADDRESS: 127.0.0.1:{trap.port} cannot be served on: ")
-        assert line.endswith("address already in use")
+        assert await worker.until_exit() == 1
+        (ended,) = worker.logged("ended")
+        assert ended["error_code"] == "address_taken"
+        assert ended["message"] == f"another process serves on 127.0.0.1:{trap.port}"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from component.kafka_worlds import WORLDS, KafkaWorld, open_world
-from wallet_core.errors import IllegalMove, KafkaUnreachable, TopicsMisconfigured
+from wallet_core.errors import KafkaUnreachable, TopicsMisconfigured
 from wallet_core.messages import Record, Topic
 from wallet_core.ports import CommandMessage
 
@@ -198,10 +198,10 @@ class TestCommandQueue:
         await queue.start()
         batch = await some_batch(queue)
 
-        with pytest.raises(IllegalMove):
+        with pytest.raises(RuntimeError, match="not committed"):
             await queue.next_batch(0)
         await queue.commit(batch, replies(batch))
-        with pytest.raises(IllegalMove):
+        with pytest.raises(ValueError, match="whole and once"):
             await queue.commit(batch, replies(batch))
 
         assert await answered(world) == [b"1"]

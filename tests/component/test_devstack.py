@@ -340,4 +340,10 @@ def test_an_interrupted_install_is_not_taken_for_a_done_one(tmp_path: Path) -> N
 def test_free_ports_are_not_those_the_kernel_lends_to_clients() -> None:
     """A service that is killed finds its port free again."""
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    assert all(1024 < free_port() < lowest for _ in range(20))
+    assert all(1024 <= free_port() < lowest for _ in range(20))
+
+
+@pytest.mark.parametrize("clients_from", [0, 1024, 1025, 13_000])
+def test_a_port_is_found_wherever_the_kernels_range_begins(clients_from: int) -> None:
+    """An administrator may have lent all ports to clients; then the kernel chooses."""
+    assert 1024 <= free_port(clients_from) <= 65_535

@@ -11,7 +11,8 @@ from devstack.processes import free_port
 from devstack.services import Kafka
 from wallet_core.errors import KafkaUnreachable, OutcomeUnknown, Superseded
 from wallet_core.messages import Record, Topic
-from wallet_workers.adapters.kafka_follower import KafkaFollower, KafkaSender
+from wallet_workers.adapters.kafka_follower import KafkaFollower
+from wallet_workers.adapters.kafka_sender import KafkaSender
 
 WAIT_SECONDS_MAX = 60
 
@@ -39,7 +40,7 @@ class TestUnreachable:
             with pytest.raises(KafkaUnreachable):
                 await nowhere.queue().start()
             with pytest.raises(KafkaUnreachable):
-                await nowhere.feed().read_to_stable_end()
+                await anext(nowhere.feed(partitions=1).read_to_stable_end())
             with pytest.raises(KafkaUnreachable):
                 await nowhere.state_view().read()
             with pytest.raises(KafkaUnreachable):

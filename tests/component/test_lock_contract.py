@@ -21,6 +21,7 @@ from wallet_workers.adapters.system_clock import SystemClock
 TTL_MS = 60_000
 SHORT_TTL_MS = 1_200
 WAIT_SECONDS_MAX = 20
+WITNESS = "witness"
 
 
 class SteppingClock(FakeClock):
@@ -44,8 +45,12 @@ class RedisWorld(ABC):
     @abstractmethod
     async def wipe(self) -> None: ...
     @abstractmethod
-    async def pass_time(self) -> None:
-        """Let a moment pass, while a condition is waited for."""
+    async def set_witness(self, ttl_ms: int) -> None:
+        """Set a key that nobody extends."""
+
+    @abstractmethod
+    async def witness_lives(self) -> bool:
+        """Whether its time to live goes on, as Redis counts it."""
 
     @abstractmethod
     async def close(self) -> None: ...
@@ -72,8 +77,12 @@ class FakeRedisWorld(RedisWorld):
     async def wipe(self) -> None:
         self.redis.wipe()
 
-    async def pass_time(self) -> None:
+    async def set_witness(self, ttl_ms: int) -> None:
+        assert self.redis.set_if_absent(WITNESS, "", ttl_ms / 1000)
+
+    async def witness_lives(self) -> bool:
         self.clock.advance(0.05)
+        return self.redis.get(WITNESS) is not None
 
     async def close(self) -> None:
         """Nothing is open."""
@@ -85,6 +94,8 @@ class RealRedisWorld(RedisWorld):
         self.server = server
         self.opened = contextlib.AsyncExitStack()
         self.losing: asyncio.Server | None = None
+        self.client = connect(server.url)
+        self.opened.push_async_callback(self.client.aclose)
 
     def lock(self, ttl_ms: int = TTL_MS, clock: Clock | None = None, url: str | None = None) -> RedisLock:
         lock = RedisLock(url or self.server.url, name=self.name, ttl_ms=ttl_ms, clock=clock or SystemClock())
@@ -103,12 +114,13 @@ class RealRedisWorld(RedisWorld):
         self.losing = await asyncio.start_server(self._forward, "127.0.0.1", port)
 
     async def wipe(self) -> None:
-        client = connect(self.server.url)
-        await client.flushall()
-        await client.aclose()
+        await self.client.flushall()
 
-    async def pass_time(self) -> None:
-        await asyncio.sleep(0.05)
+    async def set_witness(self, ttl_ms: int) -> None:
+        await self.client.set(self.name + WITNESS, b"", px=ttl_ms)
+
+    async def witness_lives(self) -> bool:
+        return bool(await self.client.exists(self.name + WITNESS))
 
     async def close(self) -> None:
         await self.opened.aclose()
@@ -176,9 +188,12 @@ class TestLock:
         """A holder that is gone keeps nobody out for longer than the time to live."""
         first, second = world.lock(SHORT_TTL_MS), world.lock()
         assert await first.acquire()
+        assert not await second.acquire()
+        await world.set_witness(SHORT_TTL_MS)
         async with asyncio.timeout(WAIT_SECONDS_MAX):
-            while not await second.acquire():
-                await world.pass_time()
+            while await world.witness_lives():
+                pass
+        assert await second.acquire()
         assert not first.is_held()
         assert await first.renew() is False
         assert second.is_held()
@@ -187,10 +202,11 @@ class TestLock:
         """A holder that renews holds for longer than one time to live."""
         first, second = world.lock(SHORT_TTL_MS), world.lock()
         assert await first.acquire()
-        for _ in range(SHORT_TTL_MS // 50 + 4):
-            assert await first.renew()
-            assert not await second.acquire()
-            await world.pass_time()
+        await world.set_witness(SHORT_TTL_MS)
+        async with asyncio.timeout(WAIT_SECONDS_MAX):
+            while await world.witness_lives():
+                assert await first.renew()
+        assert not await second.acquire()
         assert first.is_held()
 
     async def test_the_deadline_counts_from_before_the_command_was_sent(self, world: RedisWorld) -> None:

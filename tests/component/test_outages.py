@@ -121,6 +121,27 @@ async def test_kafka_away(
             await worker.until(lambda said: said["reason"] == "Working")
 
 
+async def test_sigterm_drains_beside_a_kafka_that_hangs(
+    tmp_path: Path, make_kafka: Callable[..., Kafka], redis_server: Redis, make_anvil: Callable[..., Anvil]
+) -> None:
+    """A stop takes no longer than promised though nothing that is open can be ended; nothing is lost or said twice."""
+    kafka = make_kafka()
+    async with running_wallet(tmp_path, kafka, redis_server, make_anvil()) as wallet:
+        workers = await wallet.start_all()
+        address = await wallet.create_account()
+        txid = await wallet.pay(address, 1)
+        await wallet.events("detected")
+        await asyncio.to_thread(kafka.pause)
+        await wallet.mine(CONFIRMATION_DEPTH)
+        exit_codes = await asyncio.gather(*(worker.drain() for worker in workers))
+        assert set(exit_codes) <= {0, 1}  # 1: the outage ended the command worker before the stop did
+        await asyncio.to_thread(kafka.resume)
+        for role in (Role.COMMAND, Role.SYNC):
+            wallet.start(role)
+        await told_once(wallet, address, [txid])
+        assert await wallet.create_account()
+
+
 async def test_bootstrap_waits_for_the_world(
     tmp_path: Path, make_kafka: Callable[..., Kafka], redis_server: Redis, anvil: Anvil
 ) -> None:

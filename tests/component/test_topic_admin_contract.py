@@ -1,6 +1,7 @@
 """What bootstrap relies on when it looks at topics and makes them, on the fake and on a real Kafka."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -9,8 +10,8 @@ from wallet_core.errors import TopicsMisconfigured
 from wallet_core.messages import Record, Topic
 from wallet_core.ports import TopicPlan
 
-STATE = TopicPlan("state.sync", 1, {"cleanup.policy": "compact", "segment.ms": "600000"})
-EVENTS = TopicPlan("transaction", 3, {"cleanup.policy": "delete", "retention.ms": "-1"})
+STATE = TopicPlan("state.sync", 1, {"cleanup.policy": "compact", "segment.ms": "600000"}, 1)
+EVENTS = TopicPlan("transaction", 3, {"cleanup.policy": "delete", "retention.ms": "-1"}, 1)
 
 
 @pytest.fixture(params=WORLDS)
@@ -24,7 +25,7 @@ class TestTopicAdmin:
         """Partitions and settings, by the names without the prefix; what does not exist is left out."""
         admin = world.admin()
         assert await admin.describe(["state.sync", "transaction"]) == {}
-        await admin.create([STATE, EVENTS], 1)
+        await admin.create([STATE, EVENTS])
 
         described = await admin.describe(["state.sync", "transaction", "errors"])
 
@@ -33,6 +34,15 @@ class TestTopicAdmin:
         assert described["transaction"].partitions == 3
         assert described["state.sync"].config.items() >= STATE.config.items()
         assert described["transaction"].config.items() >= EVENTS.config.items()
+        assert [described[name].replication_factor for name in ("state.sync", "transaction")] == [1, 1]
+
+    async def test_settings_that_nobody_made_are_described_too(self, world: KafkaWorld) -> None:
+        """What the cluster chose instead decides whether records can be lost."""
+        admin = world.admin()
+        await admin.create([EVENTS])
+        config = (await admin.describe(["transaction"]))["transaction"].config
+        assert config["unclean.leader.election.enable"] == "false"
+        assert int(config["min.insync.replicas"]) == 1
 
     async def test_looking_creates_nothing(self, world: KafkaWorld) -> None:
         """Not even where the broker would make topics on demand."""
@@ -43,8 +53,8 @@ class TestTopicAdmin:
     async def test_a_topic_that_came_into_being_is_no_error(self, world: KafkaWorld) -> None:
         """Two bootstraps may run at once; the one that is later changes nothing."""
         admin = world.admin()
-        await admin.create([STATE], 1)
-        await admin.create([TopicPlan("state.sync", 1, {"cleanup.policy": "delete"}), EVENTS], 1)
+        await admin.create([STATE])
+        await admin.create([TopicPlan("state.sync", 1, {"cleanup.policy": "delete"}, 1), EVENTS])
         described = await admin.describe(["state.sync", "transaction"])
         assert described["state.sync"].config["cleanup.policy"] == "compact"
         assert described["transaction"].partitions == 3
@@ -52,12 +62,12 @@ class TestTopicAdmin:
     async def test_a_refused_plan_is_said(self, world: KafkaWorld) -> None:
         """More replicas than brokers cannot be."""
         with pytest.raises(TopicsMisconfigured):
-            await world.admin().create([STATE], 3)
+            await world.admin().create([replace(STATE, replication_factor=3)])
 
     async def test_empty_means_no_committed_record(self, world: KafkaWorld) -> None:
         """Aborted records and markers say nothing; an open transaction may yet."""
         admin = world.admin()
-        await admin.create([EVENTS], 1)
+        await admin.create([EVENTS])
 
         async def is_empty() -> bool:
             return bool((await admin.describe(["transaction"]))["transaction"].is_empty)

@@ -24,7 +24,7 @@ from wallet_core.keys import derive_account_keys
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLE = REPOSITORY / "examples/walletmanager-local.yaml"
 SEED = Mnemonic.to_seed("test test test test test test test test test test test junk")
-TIMEOUT_SECONDS = 60.0
+TIMEOUT_SECONDS = 150.0
 ETHER = 10**18
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
@@ -57,7 +57,7 @@ class Walletctl:
 
     def __call__(self, *arguments: str | Path, exit_code: int = 0) -> str:
         with self.start(*arguments) as process:
-            output, _ = process.communicate(timeout=TIMEOUT_SECONDS)
+            output, _ = process.communicate(timeout=TIMEOUT_SECONDS + 30)
         assert process.returncode == exit_code, output
         return output
 

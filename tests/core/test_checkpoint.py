@@ -15,6 +15,7 @@ from wallet_core.amounts import BaseUnits
 from wallet_core.chain import BlockRef, Move, Window, WindowBlock
 from wallet_core.checkpoint import (
     CHECKPOINT_KEY,
+    DEPOSITS_PER_RECORD_MAX,
     IDENTITY_KEY,
     Identity,
     SyncState,
@@ -153,9 +154,27 @@ def test_a_replaced_block_is_overwritten() -> None:
     other = replace(STATE, window=window(100, "a", "b", "C"))
     records = state_records(STATE, other)
     assert [(record.key, record.value is None) for record in records] == [
-        (b"block:103", True),
         (b"block:102", False),
+        (b"block:103", True),
         (CHECKPOINT_KEY, False),
+    ]
+
+
+def test_a_block_full_of_deposits_takes_several_records() -> None:
+    """No record outgrows what a broker takes; together they are read back, and all go when the block settles."""
+    full = replace(STATE.window.blocks[-1], deposits=(deposit(),) * (2 * DEPOSITS_PER_RECORD_MAX + 1))
+    state = replace(STATE, window=Window(STATE.window.base, (*STATE.window.blocks[:-1], full)))
+    records = state_records(STATE, state)
+    number = str(full.number).encode()
+    assert [record.key for record in records[:-1]] == [b"block:" + number + part for part in (b"", b":1", b":2")]
+    assert max(len(record.value or b"") for record in records) < 500_000
+    values = stored(state)
+    assert read_state(values) == state
+    del values[b"block:" + number + b":1"]
+    with pytest.raises(CheckpointCorrupt, match="lacks some of its deposits"):
+        read_state(values)
+    assert [record.key for record in state_records(state, STATE) if record.value is None] == [
+        b"block:" + number + part for part in (b":1", b":2")
     ]
 
 
@@ -283,7 +302,7 @@ def test_another_wallets_topic_is_refused_with_the_difference(field: str, value:
 
 def test_a_new_asset_starts_at_the_next_block() -> None:
     """Blocks that were scanned without it are not scanned again; an asset that stays keeps its first block."""
-    state = with_settings(STATE, 4, "beef", ["ETH", "USDT"])
+    state = with_settings(STATE, 4, "beef", ["ETH", "USDT"], None)
     assert (state.generation, state.settings_hash) == (4, "beef")
     assert state.asset_first_blocks == {"ETH": 90, "USDT": 104}
     assert (state.window, state.sequence) == (STATE.window, STATE.sequence)
@@ -291,20 +310,20 @@ def test_a_new_asset_starts_at_the_next_block() -> None:
 
 def test_an_asset_that_was_removed_is_forgotten() -> None:
     """When it comes back it starts at the block after that, not where it once began."""
-    without = with_settings(STATE, 4, "beef", ["USDT"])
+    without = with_settings(STATE, 4, "beef", ["USDT"], None)
     assert without.asset_first_blocks == {"USDT": 104}
-    assert with_settings(without, 5, "cafe", ["ETH"]).asset_first_blocks == {"ETH": 104}
+    assert with_settings(without, 5, "cafe", ["ETH"], None).asset_first_blocks == {"ETH": 104}
 
 
 def test_the_same_settings_change_nothing() -> None:
     """A restart of the same worker writes nothing."""
-    assert with_settings(STATE, 3, "cafe", ["ETH"]) == STATE
+    assert with_settings(STATE, 3, "cafe", ["ETH"], None) == STATE
 
 
 def test_older_settings_never_lead() -> None:
     """During a rollout the old replica cannot undo what the new one wrote."""
     with pytest.raises(SettingsSuperseded, match=r"generation 3.* has 2"):
-        with_settings(STATE, 2, "cafe", ["ETH"])
+        with_settings(STATE, 2, "cafe", ["ETH"], None)
 
 
 # --- moves ---------------------------------------------------------------------------------------------------------

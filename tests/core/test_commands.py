@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wallet_core.commands import ID_SIZE_MAX, META_SIZE_MAX, decode_command
+from wallet_core.commands import ID_SIZE_MAX, META_SIZE_MAX, SUBSTITUTE, decode_command
 from wallet_core.errors import (
     BadCommand,
     BadId,
@@ -20,6 +20,7 @@ from wallet_core.errors import (
     NotUtf8,
     NullValue,
     UnknownType,
+    Unreadable,
 )
 
 
@@ -55,6 +56,13 @@ def test_unknown_fields_are_ignored_whatever_they_hold() -> None:
     """A producer may be newer than the wallet, and what nobody reads harms nobody."""
     value = b'{"type": "create_account", "id": "x", "new": {"a": 1, "a": NaN, "b": "\\ud800"}, "newer": [Infinity]}'
     assert decode_command(value, ()) == decode_command(_command(id="x"), ())
+
+
+@pytest.mark.parametrize("value", [_command(), None, b"nonsense"])
+def test_a_header_whose_name_is_not_utf8_is_refused(value: bytes | None) -> None:
+    """It may have been meant as the id: nothing is guessed, and it comes before anything wrong with the value."""
+    with pytest.raises(Unreadable):
+        decode_command(value, (("other", b"x"), (f"ce{SUBSTITUTE}id", b"y")))
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,16 @@ def test_a_transaction_that_cannot_be_read_stops_the_block(transaction: Transact
         deposits_of_block(BLOCK, [transaction], receipts_of(transaction), 1, ETH)
 
 
+@pytest.mark.parametrize(
+    "malformed", ["0x" + "AB" * 32, "0X" + "ab" * 32, "0x" + "zz" * 32, "0x" + "ab" * 31, "\u0661" * 66]
+)
+def test_a_hash_that_is_none_stops_the_block(malformed: str) -> None:
+    """It would become another event id, or an event that no reader can read."""
+    transaction = Transaction(hash=malformed, from_=lower_hex(SENDER), to=lower_hex(ALICE), value="0x1")
+    with pytest.raises(NodeInconsistent, match=BLOCK):
+        deposits_of_block(BLOCK, [transaction], receipts_of(transaction), 1, ETH)
+
+
 # --- what is said --------------------------------------------------------------------------------------------------
 
 

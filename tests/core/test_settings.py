@@ -176,6 +176,10 @@ def test_a_short_resource_gets_the_documented_defaults() -> None:
         ("spec.kafka.createTopics", "false", "spec.kafka.createTopics"),
         ("spec.redis", {}, "spec.redis"),
         ("spec.redis.url", "http://redis", "spec.redis.url"),
+        ("spec.redis.url", "redis://redis:notaport/0", "spec.redis.url"),
+        ("spec.redis.url", "redis://:hun/ter2@redis", "spec.redis.url"),
+        ("spec.redis.url", "redis://redis/zero", "spec.redis.url"),
+        ("spec.kafka.bootstrapServers", "kafka:9092,kafka:99999", "spec.kafka.bootstrapServers"),
         ("spec.accounts.replicas", 0, "spec.accounts.replicas"),
         ("spec.accounts.fingerprint", "5C" * 20, "spec.accounts.fingerprint"),
         ("spec.accounts.fingerprint", "5c" * 20 + "\n", "spec.accounts.fingerprint"),
@@ -297,6 +301,7 @@ VARIABLES = {
         "WALLET_CHAIN_CONFIRMATION_DEPTH",
         "WALLET_CHAIN_SETTLE_DEPTH",
         "WALLET_CHAIN_STALE_AFTER_SECONDS",
+        "WALLET_KAFKA_PARTITIONS",
         "WALLET_REDIS_URL",
         "WALLET_ASSETS",
         "WALLET_SWEEP_GAS_ADDRESS",
@@ -327,6 +332,7 @@ def test_environments_are_text_that_a_person_can_read() -> None:
 
 
 names = st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,20}[a-z0-9])?", fullmatch=True)
+namespaces = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
 secret_sources = st.fixed_dictionaries(
     {
         "secretKeyRef": st.fixed_dictionaries(
@@ -335,11 +341,12 @@ secret_sources = st.fixed_dictionaries(
     }
 )
 hosts = st.from_regex(r"[!-~]{1,30}", fullmatch=True)
+redis_urls = st.from_regex(r"rediss?://(:[A-Za-z0-9%]{1,20}@)?[a-z]{1,10}(:[1-9][0-9]{0,3})?(/[0-9]?)?", fullmatch=True)
 documents = st.fixed_dictionaries(
     {
         "apiVersion": st.just(API_VERSION),
         "kind": st.just(KIND),
-        "metadata": st.fixed_dictionaries({"name": names}, optional={"namespace": names}),
+        "metadata": st.fixed_dictionaries({"name": names}, optional={"namespace": namespaces}),
         "spec": st.fixed_dictionaries(
             {
                 "chain": st.fixed_dictionaries(
@@ -376,7 +383,7 @@ documents = st.fixed_dictionaries(
                     },
                 ),
                 "redis": st.one_of(
-                    st.fixed_dictionaries({"url": hosts.map("rediss://{}".format)}),
+                    st.fixed_dictionaries({"url": redis_urls}),
                     st.fixed_dictionaries({"urlFrom": secret_sources}),
                 ),
                 "accounts": st.fixed_dictionaries(

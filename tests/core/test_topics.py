@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from wallet_core.messages import Topic
 from wallet_core.ports import TopicPlan, TopicState
 from wallet_core.topics import check_topics, missing_topics, plan_topics
 
-PLANS = plan_topics(12)
+PLANS = plan_topics(12, 3)
 
 
 def as_planned(plan: TopicPlan, **other: str) -> TopicState:
     """A topic just as planned, with the settings of the cluster's own beside it."""
-    return TopicState(plan.partitions, {"compression.type": "producer", **plan.config, **other}, is_empty=True)
+    config = {"compression.type": "producer", "min.insync.replicas": "1", **plan.config, **other}
+    return TopicState(plan.partitions, config, plan.replication_factor, is_empty=True)
 
 
 def found_as_planned() -> dict[str, TopicState]:
@@ -39,10 +42,23 @@ def test_public_topics_are_spread_and_state_topics_are_not() -> None:
 def test_sources_of_truth_are_kept_for_ever() -> None:
     """Addresses by compaction, events by unlimited retention, both in time and in size."""
     config = {plan.name: plan.config for plan in PLANS}
-    assert config[Topic.ADDRESS_CREATED] == {"cleanup.policy": "compact"}
-    assert config[Topic.TRANSACTION] == {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
-    assert config[Topic.STATE_SYNC]["cleanup.policy"] == "compact"
+    for topic, kept in {
+        Topic.ADDRESS_CREATED: {"cleanup.policy": "compact"},
+        Topic.TRANSACTION: {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"},
+        Topic.STATE_SYNC: {"cleanup.policy": "compact"},
+    }.items():
+        assert config[topic].items() >= kept.items()
     assert config[Topic.COMMAND] == config[Topic.ERRORS] == {"cleanup.policy": "delete", "retention.ms": "2592000000"}
+
+
+@pytest.mark.parametrize(("replication_factor", "in_sync"), [(1, None), (2, None), (3, "2"), (5, "2")])
+def test_what_is_kept_for_ever_outlives_a_broker(replication_factor: int, in_sync: str | None) -> None:
+    """Two replicas must hold a record where one of three may be away; a replica that missed records never leads."""
+    for plan in plan_topics(12, replication_factor):
+        kept = plan.name in {Topic.ADDRESS_CREATED, Topic.TRANSACTION, Topic.STATE_SYNC}
+        assert plan.replication_factor == replication_factor
+        assert plan.config.get("unclean.leader.election.enable") == ("false" if kept else None)
+        assert plan.config.get("min.insync.replicas") == (in_sync if kept else None)
 
 
 def test_missing_topics_are_those_that_are_not_there() -> None:
@@ -70,6 +86,8 @@ def test_topics_as_planned_are_fine() -> None:
         (Topic.TRANSACTION, "retention.bytes", "1073741824"),
         (Topic.COMMAND, "cleanup.policy", "compact"),
         (Topic.ERRORS, "cleanup.policy", "compact"),
+        (Topic.TRANSACTION, "unclean.leader.election.enable", "true"),
+        (Topic.STATE_SYNC, "min.insync.replicas", "1"),
     ],
 )
 def test_a_setting_that_could_lose_records_is_a_problem_with_its_remedy(topic: Topic, setting: str, value: str) -> None:
@@ -84,10 +102,11 @@ def test_a_setting_that_could_lose_records_is_a_problem_with_its_remedy(topic: T
 
 def test_a_setting_that_is_not_told_is_not_trusted() -> None:
     """No answer about a policy is no good answer."""
-    found = found_as_planned() | {Topic.TRANSACTION: TopicState(12, {}, is_empty=True)}
+    found = found_as_planned() | {Topic.TRANSACTION: TopicState(12, {}, 3, is_empty=True)}
     (problem,) = check_topics(PLANS, found, "")
     assert problem == (
-        "topic transaction could lose records: set cleanup.policy=delete, retention.bytes=-1, retention.ms=-1"
+        "topic transaction could lose records: set cleanup.policy=delete, retention.bytes=-1, "
+        "unclean.leader.election.enable=false, retention.ms=-1, min.insync.replicas=2"
     )
 
 
@@ -98,6 +117,8 @@ def test_a_setting_that_is_not_told_is_not_trusted() -> None:
         (Topic.ERRORS, "retention.ms", "-1"),
         (Topic.STATE_SYNC, "segment.ms", "1"),
         (Topic.STATE_SYNC, "min.cleanable.dirty.ratio", "0.9"),
+        (Topic.TRANSACTION, "min.insync.replicas", "3"),
+        (Topic.COMMAND, "min.insync.replicas", "1"),
     ],
 )
 def test_a_setting_that_loses_nothing_is_the_clusters_choice(topic: Topic, setting: str, value: str) -> None:
@@ -107,12 +128,24 @@ def test_a_setting_that_loses_nothing_is_the_clusters_choice(topic: Topic, setti
     assert check_topics(PLANS, found, "") == []
 
 
+def test_a_topic_with_too_few_replicas_is_a_problem_with_its_remedy() -> None:
+    """It would be gone with one broker; more replicas than asked for do no harm."""
+    found = found_as_planned()
+    found[Topic.TRANSACTION] = replace(found[Topic.TRANSACTION], replication_factor=1)
+    found[Topic.ADDRESS_CREATED] = replace(found[Topic.ADDRESS_CREATED], replication_factor=4)
+    (problem,) = check_topics(PLANS, found, "eu.")
+    assert problem == (
+        "topic eu.transaction has 1 replicas instead of 3: reassign its partitions to more brokers, "
+        "or set spec.kafka.replicationFactor to what is there"
+    )
+
+
 def test_every_problem_is_listed() -> None:
     """A person mends all of them in one go."""
     found = found_as_planned()
     del found[Topic.COMMAND]
-    found[Topic.ERRORS] = TopicState(6, found[Topic.ERRORS].config, is_empty=True)
-    found[Topic.STATE_SYNC] = TopicState(3, {"cleanup.policy": "delete"}, is_empty=False)
+    found[Topic.ERRORS] = replace(found[Topic.ERRORS], partitions=6)
+    found[Topic.STATE_SYNC] = TopicState(3, {"cleanup.policy": "delete"}, 3, is_empty=False)
     problems = check_topics(PLANS, found, "eu.")
     assert [problem.split(":")[0] for problem in problems] == [
         "topic eu.command is missing",
@@ -120,5 +153,5 @@ def test_every_problem_is_listed() -> None:
         "topic eu.state.sync has 3 partitions instead of 1",
         "topic eu.state.sync could lose records",
     ]
-    assert "12 partitions" in problems[0]
+    assert "12 partitions, 3 replicas" in problems[0]
     assert "spec.kafka.createTopics" in problems[0]

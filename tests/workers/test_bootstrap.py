@@ -41,7 +41,7 @@ async def test_topics_identity_and_checkpoint_are_made() -> None:
     """A wallet begins with its topics as planned and the newest settled block as its base."""
     world = World()
     await world.bootstrap()
-    assert world.broker.topics() == {PREFIX + plan.name: (plan.partitions, plan.config) for plan in plan_topics(2)}
+    assert world.broker.topics() == {PREFIX + plan.name: (plan.partitions, plan.config) for plan in plan_topics(2, 1)}
     assert read_identity(stored(world)) == Identity(
         "wallets", "mainnet", CHAIN_ID, world.chain.blocks[0].header.hash, KEYS.fingerprint
     )
@@ -143,15 +143,27 @@ async def test_the_first_block_is_resolved_once(start: object, blocks: int, base
     assert base_of(world) == base
 
 
-@pytest.mark.parametrize(("finalized", "base"), [(None, 0), (2, 2), (9, 6)])
+@pytest.mark.parametrize(("finalized", "base"), [(2, 2), (9, 6)])
 @in_virtual_time
-async def test_by_the_finalized_tag_the_base_is_final_too(finalized: int | None, base: int) -> None:
+async def test_by_the_finalized_tag_the_base_is_final_too(finalized: int, base: int) -> None:
     """A wallet never begins above what the node calls final."""
     world = World(chain={"confirmation": {"tag": "finalized"}})
-    if finalized is not None:
-        world.chain.finalize(finalized)
+    world.chain.finalize(finalized)
     await world.bootstrap()
     assert base_of(world) == base
+
+
+@in_virtual_time
+async def test_a_node_that_names_no_finalized_block_is_waited_for() -> None:
+    """A passing fault must not move the start of the wallet to the genesis block for good."""
+    world = World(chain={"confirmation": {"tag": "finalized"}})
+    run = BootstrapRun(world)
+    task = asyncio.create_task(run.run())
+    await until(lambda: "finalized" in str(run.status.as_dict()["message"]))
+    assert stored(world) == {}
+    world.chain.finalize(4)
+    await task
+    assert base_of(world) == 4
 
 
 @in_virtual_time
@@ -174,7 +186,7 @@ async def test_a_start_above_the_chain_waits_for_the_node() -> None:
 async def test_all_problems_are_listed() -> None:
     """Not only the first: a person mends all of them in one go."""
     world = World(kafka={"createTopics": False})
-    for plan in plan_topics(2)[2:]:
+    for plan in plan_topics(2, 1)[2:]:
         world.broker.create_topic(PREFIX + plan.name, 3, {"cleanup.policy": "delete", "retention.ms": "1000"})
     problems = await problems_of(world)
     told = "\n".join(problems)

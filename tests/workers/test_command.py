@@ -189,28 +189,11 @@ async def test_a_fault_of_ours_becomes_an_error_event_without_values() -> None:
     world = await new_world()
     replica = CommandReplica(world)
 
-    class Broken:
-        def __init__(self) -> None:
-            self.calls = 0
+    class Cursed(bytes):
+        def decode(self, *_: object) -> str:
+            raise ZeroDivisionError(f"s3cret {KEYS.xpub}")
 
-        def path(self, identity: bytes) -> str:
-            self.calls += 1
-            if self.calls == 1:
-                raise ZeroDivisionError(f"s3cret {KEYS.xpub} {identity!r}")
-            return ACCOUNT_KEY.path(identity)  # type: ignore[arg-type]  # an identity is 32 bytes
-
-        fingerprint = ACCOUNT_KEY.fingerprint
-
-        def address(self, path: str) -> bytes:
-            return ACCOUNT_KEY.address(path)
-
-    broken = Broken()
-
-    async def broken_key() -> Broken:
-        return broken
-
-    replica.worker._key = broken_key  # type: ignore[method-assign,assignment]  # stands for a fault in deriving
-    _, offset = send(world, create_account("a"))
+    _, offset = send(world, create_account("a"), ce_id=Cursed(b"a"))
     send(world, create_account("b"))
     async with replica.running():
         await until(lambda: replies(world))

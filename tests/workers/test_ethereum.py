@@ -119,7 +119,7 @@ async def test_a_node_of_another_chain_is_never_used(make_stub: Make, clock: Fak
     """It is asked for its chain id and nothing else; the error says where, what was expected and what was found."""
     stub = await make_stub(new_chain(chain_id=5))
     async with nodes_of(stub.endpoint, clock=clock, seen=seen) as nodes:
-        for ask in (nodes.chain_id, nodes.head, lambda: nodes.block(1)):
+        for ask in (nodes.head, lambda: nodes.header(1), lambda: nodes.block(1)):
             with pytest.raises(WrongChain) as raised:
                 await ask()
             assert str(raised.value) == f"endpoint 1 ({stub.origin}): is of chain 5, not of chain {CHAIN_ID}"

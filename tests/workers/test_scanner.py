@@ -9,14 +9,20 @@ import pytest
 from virtual_time import in_virtual_time
 from wallet_core.addresses import Address, checksum_address
 from wallet_core.blocks import Block, Header
-from wallet_core.chain import BlockRef, WindowBlock
+from wallet_core.chain import BlockRef, Window, WindowBlock
+from wallet_core.checkpoint import SyncState
 from wallet_core.errors import NodeInconsistent, RpcUnreachable
 from wallet_core.testing.fake_chain import FakeChain, FakeNode
 from wallet_core.testing.fake_kafka import FakeAddressFeed
 from wallet_world import ALICE, BOB, PREFIX, Replica, World
 
-FROM_THE_START = {"ETH": 0}
 GAS = Address(b"\x6a" * 20)
+
+
+def since(block: int, gas_address: str | None = None) -> SyncState:
+    """A state in which ETH is reported from `block` on."""
+    window = Window(BlockRef(0, "0x00"))
+    return SyncState(window, asset_first_blocks={"native": block}, gas_address=gas_address)
 
 
 async def new_world(**spec: dict[str, object]) -> World:
@@ -29,8 +35,8 @@ def parent_of(chain: FakeChain, number: int) -> BlockRef:
     return BlockRef(number - 1, chain.blocks[number - 1].header.hash)
 
 
-async def scan(replica: Replica, first: int, last: int) -> tuple[WindowBlock, ...]:
-    return await replica.scanner.scan(parent_of(replica.world.chain, first), first, last, FROM_THE_START)
+async def scan(replica: Replica, first: int, last: int, gas_address: str | None = None) -> tuple[WindowBlock, ...]:
+    return await replica.scanner.scan(parent_of(replica.world.chain, first), first, last, since(0, gas_address))
 
 
 def found(blocks: Sequence[WindowBlock]) -> list[tuple[int, str]]:
@@ -108,11 +114,11 @@ async def test_failed_transfers_creations_and_empty_ones_are_no_deposits() -> No
 @in_virtual_time
 async def test_what_the_gas_account_sends_is_no_deposit() -> None:
     """It is funding."""
-    world = await new_world(sweep={"gasAddress": checksum_address(GAS)})
+    world = await new_world()
     world.publish(ALICE)
     own, other = world.chain.transfer(ALICE, 5, sender=GAS), world.chain.transfer(ALICE, 5, sender=BOB)
     world.chain.mine(own, other)
-    assert found(await scan(Replica(world), 11, 11)) == [(11, other.hash)]
+    assert found(await scan(Replica(world), 11, 11, checksum_address(GAS))) == [(11, other.hash)]
 
 
 @in_virtual_time
@@ -123,7 +129,7 @@ async def test_an_asset_is_reported_from_its_first_block_on() -> None:
     before, after = world.chain.transfer(ALICE, 1), world.chain.transfer(ALICE, 2)
     world.chain.mine(before)
     world.chain.mine(after)
-    blocks = await Replica(world).scanner.scan(parent_of(world.chain, 11), 11, 12, {"ETH": 12})
+    blocks = await Replica(world).scanner.scan(parent_of(world.chain, 11), 11, 12, since(12))
     assert (len(blocks), found(blocks)) == (2, [(12, after.hash)])
 
 
@@ -143,7 +149,7 @@ async def test_blocks_that_do_not_continue_the_chain_are_left_out() -> None:
 
     torn = Replica(world, node=NodeThatForksMeanwhile(world.chain, world.clock))
     assert [block.number for block in await scan(torn, 11, 13)] == [11]
-    assert await replica.scanner.scan(BlockRef(10, "0x" + "f0" * 32), 11, 13, FROM_THE_START) == ()
+    assert await replica.scanner.scan(BlockRef(10, "0x" + "f0" * 32), 11, 13, since(0)) == ()
 
 
 @pytest.mark.parametrize("fault", ["null block", "null receipt", "foreign receipt", "malformed recipient"])
@@ -188,7 +194,7 @@ async def test_one_failing_request_fails_the_scan_with_its_own_error() -> None:
 async def test_each_address_is_taken_in_once() -> None:
     """The set grows by what is new, and `/status` counts it."""
     world = await new_world()
-    replica = Replica(world, feed=FakeAddressFeed(world.broker, topic_prefix=PREFIX))
+    replica = Replica(world, feed=FakeAddressFeed(world.broker, topic_prefix=PREFIX, partitions=2))
     world.publish(ALICE)
     await replica.scanner.read_addresses()
     world.publish(ALICE)

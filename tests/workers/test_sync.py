@@ -10,6 +10,7 @@ from wallet_core.checkpoint import CHECKPOINT_KEY, IDENTITY_KEY
 from wallet_core.errors import KafkaUnreachable
 from wallet_core.messages import Topic
 from wallet_core.testing.fake_chain import FakeChain, FakeNode
+from wallet_core.testing.fake_redis import FakeLock
 from wallet_workers.stopping import HALT_RECHECK_SECONDS
 from wallet_world import ALICE, BOB, CHAIN_ID, PREFIX, Replica, World, caught_up
 
@@ -116,13 +117,17 @@ async def test_when_the_leader_stops_another_replica_takes_over() -> None:
 async def test_when_the_leader_dies_its_lock_runs_out() -> None:
     """Nothing but time is needed, and nothing is said twice."""
     world = await new_world()
-    first, second = Replica(world), Replica(world)
+
+    class UnreleasedLock(FakeLock):
+        async def release(self) -> None:
+            """Kill -9 releases nothing."""
+
+    first, second = Replica(world, lock=world.lock(kind=UnreleasedLock)), Replica(world)
     task = asyncio.create_task(first.worker.run())
     world.publish(ALICE)
     paid = world.chain.transfer(ALICE, 5)
     world.chain.mine(paid)
     await until(world.said)
-    first.lock.release = lambda: asyncio.sleep(0)  # type: ignore[method-assign]  # kill -9 releases nothing
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     async with second.running():

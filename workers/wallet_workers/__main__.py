@@ -3,6 +3,10 @@
 Exit codes: 0 after a stop, or when bootstrap is done; 1 where the process cannot go on and should be started again
 (bootstrap prints what a person must mend); 2 for a missing or malformed setting, named in one line before anything
 connects.
+
+A process that was asked to stop is gone within 10 s: the step under way may end, then it is cut off, and where even
+cleaning up does not end (a client that waits for a broker that hangs) the process leaves as it stands. What it leaves
+open is what a killed process would leave: the next leader recovers.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -19,7 +24,7 @@ from typing import Any
 
 import structlog
 
-from wallet_core.errors import InvalidSetting, WalletError
+from wallet_core.errors import AddressTaken, InvalidSetting, WalletError
 from wallet_core.settings import ROLE_SETTINGS, Role, settings_from_environment, settings_hash
 from wallet_workers.adapters.kafka_clients import quiet_client_logs
 from wallet_workers.adapters.system_clock import SystemClock
@@ -38,6 +43,8 @@ log = structlog.get_logger()
 DRAIN_SECONDS_MAX = 8.0
 """After a SIGTERM a step that is under way may take so long to end; then it is cut off, and the next leader
 recovers."""
+EXIT_SECONDS_MAX = 9.5
+"""After a SIGTERM the process is gone so soon, whatever it still waits for."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,8 @@ def main(arguments: list[str], environ: Mapping[str, str], roles: Mapping[Role, 
     except InvalidSetting as error:
         print(error, file=sys.stderr)  # noqa: T201 - one line for whoever wrote the setting
         return 2
+    except AddressTaken as error:
+        return _exit_code(error, stopped=1)
 
 
 async def _run(role: Role, settings: Any, environ: Mapping[str, str], parts: RoleParts) -> int:
@@ -90,9 +99,16 @@ async def _run(role: Role, settings: Any, environ: Mapping[str, str], parts: Rol
         metrics=Metrics(status),
         secrets=Path(environ.get("WALLET_SECRETS_DIR", "/etc/wallet-manager/secrets")),
     )
+    done = 1 if role is Role.BOOTSTRAP else 0  # a bootstrap that was stopped has not done its work
+
+    def stop_soon() -> None:
+        if not stopping:
+            _leave_after(EXIT_SECONDS_MAX, done)
+            stopping.request()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.request)
+        loop.add_signal_handler(number, stop_soon)
     address = environ.get("WALLET_HTTP_ADDRESS", "0.0.0.0:8080")
     async with serving(address, status, process.metrics, stopping, lambda: process.facts()):  # noqa: PLW0108 - `facts` is set later
         log.info("started", settings_hash=status.settings_hash, address=address)
@@ -104,8 +120,21 @@ async def _run(role: Role, settings: Any, environ: Mapping[str, str], parts: Rol
             await asyncio.wait({work}, timeout=DRAIN_SECONDS_MAX)
             work.cancel()
         await asyncio.gather(work, stop, return_exceptions=True)
-    done = 1 if role is Role.BOOTSTRAP else 0  # a bootstrap that was stopped has not done its work
     return done if work.cancelled() else _exit_code(work.exception(), stopped=done)
+
+
+def _leave_after(seconds: float, exit_code: int) -> None:
+    """End the process then, unless it has ended. A thread: neither the event loop nor a client's end is waited for."""
+
+    def leave() -> None:
+        log.warning("left_unfinished", seconds_since_stop=seconds)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+
+    timer = threading.Timer(seconds, leave)
+    timer.daemon = True
+    timer.start()
 
 
 async def _work(settings: Any, process: Process, parts: RoleParts) -> None:

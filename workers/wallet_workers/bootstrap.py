@@ -124,12 +124,12 @@ class Bootstrap:
 
     async def _prepare(self) -> None:
         """Topics, identity and the first checkpoint."""
-        plans = plan_topics(self._settings.kafka.partitions)
+        plans = plan_topics(self._settings.kafka.partitions, self._settings.kafka.replication_factor)
         names = [plan.name for plan in plans]
         found = await self._ports.topics.describe(names)
         missing = missing_topics(plans, found)
         if missing and self._settings.kafka.create_topics:
-            await self._ports.topics.create(missing, self._settings.kafka.replication_factor)
+            await self._ports.topics.create(missing)
             log.info("topics_created", topics=[plan.name for plan in missing])
             found = await self._ports.topics.describe(names)
         if problems := check_topics(plans, found, self._settings.kafka.topic_prefix):
@@ -180,6 +180,8 @@ class Bootstrap:
     async def _first_base(self, head: Head) -> BlockRef:
         """The settled block under the first one that is scanned."""
         rules = Rules(self._settings.chain.confirmation.depth, self._settings.chain.settle_depth)
+        if rules.confirmation_depth is None and head.finalized is None and head.tip.number >= rules.settle_depth:
+            raise RpcUnreachable("the node names no finalized block, which confirmation: {tag: finalized} needs")
         number = settled_number(rules, head)
         start = self._settings.chain.start_block
         if start != "latest":

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import structlog
 
 from wallet_core.accounts import AccountKey, create_account_reply
-from wallet_core.checkpoint import CHECKPOINT_KEY
+from wallet_core.checkpoint import CHECKPOINT_KEY, check_identity, read_identity
 from wallet_core.errors import BadCommand, Halt, SecretMissing, Unavailable
 from wallet_core.messages import Record, error_record, event_source
 from wallet_core.ports import Clock, CommandMessage, CommandQueue, SecretFile, StateView
@@ -64,9 +64,7 @@ class CommandWorker:
     async def run(self) -> None:
         """Wait for key and checkpoint, then answer until the stop. Raises KafkaUnreachable: the process must end."""
         key = await self._key()
-        await self._checkpoint()
-        if not self._stopping:
-            await self._ports.queue.start()
+        await self._join(key)
         while key and not self._stopping:
             self._status.beat()
             batch = await self._ports.queue.next_batch(POLL_SECONDS)
@@ -92,18 +90,39 @@ class CommandWorker:
                 return key
         return None
 
-    async def _checkpoint(self) -> None:
+    async def _join(self, key: AccountKey | None) -> None:
+        """Join the group, once there is a checkpoint and the topics are this wallet's."""
         back_off = BackOff(self._stopping)
-        while not self._stopping:
+        while key and not self._stopping:
             self._status.beat()
             try:
-                if CHECKPOINT_KEY in await self._read_state():
-                    self._status.fact(waiting_for=None)
+                if await self._has_checkpoint(key):
+                    await self._ports.queue.start()
+                    self._status.clear("halt")
                     return
-                self._status.fact(waiting_for="the first checkpoint, which bootstrap writes")
             except Unavailable as error:
                 self._status.trouble(error)
+            except Halt as error:
+                self._status.trouble(error)
+                await self._stopping.pause(HALT_RECHECK_SECONDS)
             await back_off.pause()
+
+    async def _has_checkpoint(self, key: AccountKey) -> bool:
+        """Whether this wallet's checkpoint exists. Raises TopicsOfAnotherWallet for another wallet's."""
+        values = await self._read_state()
+        identity = read_identity(values)
+        if identity is None or CHECKPOINT_KEY not in values:
+            self._status.fact(waiting_for="the first checkpoint, which bootstrap writes")
+            return False
+        check_identity(
+            identity,
+            namespace=self._settings.namespace,
+            name=self._settings.name,
+            chain_id=self._settings.chain.id,
+            fingerprint=key.fingerprint,
+        )
+        self._status.fact(waiting_for=None)
+        return True
 
     async def _read_state(self) -> Mapping[bytes, bytes]:
         values = await self._ports.state.read()

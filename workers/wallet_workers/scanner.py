@@ -14,6 +14,7 @@ from typing import TypeVar
 from wallet_core.addresses import parse_address
 from wallet_core.blocks import Block, Receipt, Transaction
 from wallet_core.chain import BlockRef, WindowBlock, validate_links
+from wallet_core.checkpoint import SyncState
 from wallet_core.deposits import deposits_of_block, may_be_deposit
 from wallet_core.matching import AddressSet
 from wallet_core.messages import TransactionAsset
@@ -37,7 +38,7 @@ class Scanner:
         self._chain_id = settings.chain.id
         native = settings.assets[0]
         self._asset = TransactionAsset(symbol=native.symbol, contract=None, decimals=native.decimals)
-        self._gas_address = parse_address(settings.sweep.gas_address) if settings.sweep.gas_address else None
+        self._native_key = native.key
         self._node = node
         self._feed = feed
         self._status = status
@@ -46,23 +47,21 @@ class Scanner:
 
     async def read_addresses(self) -> None:
         """Take in every address that was published before this call."""
-        if new := await self._feed.read_to_stable_end():
+        async for new in self._feed.read_to_stable_end():
             self._addresses.add(new)
         self._status.clear("kafka")
         self._status.fact(addresses=len(self._addresses))
         self._metrics.addresses.set(len(self._addresses))
 
-    async def scan(
-        self, parent: BlockRef, first: int, last: int, first_blocks: Mapping[str, int]
-    ) -> tuple[WindowBlock, ...]:
+    async def scan(self, parent: BlockRef, first: int, last: int, state: SyncState) -> tuple[WindowBlock, ...]:
         """The blocks `first` to `last` with their deposits, as far as they continue `parent`; none after a fork.
 
-        `first_blocks` says from which block on each asset, by its symbol, is reported.
+        `state` says from which block on each asset is reported, and whose transfers are never deposits.
         """
         blocks = await _at_once(self._node.block, range(first, last + 1))
         blocks = blocks[: validate_links(parent, [block.header for block in blocks])]
         await self.read_addresses()
-        hits = [self._hits(block, first_blocks) for block in blocks]
+        hits = [self._hits(block, state) for block in blocks]
         wanted = [
             (hit.hash, block.header.hash) for block, of_block in zip(blocks, hits, strict=True) for hit in of_block
         ]
@@ -71,11 +70,12 @@ class Scanner:
             self._window_block(block, of_block, receipts) for block, of_block in zip(blocks, hits, strict=True)
         )
 
-    def _hits(self, block: Block, first_blocks: Mapping[str, int]) -> list[Transaction]:
-        if block.header.number < first_blocks[self._asset.symbol]:
+    def _hits(self, block: Block, state: SyncState) -> list[Transaction]:
+        if block.header.number < state.asset_first_blocks[self._native_key]:
             return []
         found = self._addresses.matching_transactions(block.transactions)
-        return [transaction for transaction in found if may_be_deposit(transaction, self._gas_address)]
+        gas_address = parse_address(state.gas_address) if state.gas_address else None
+        return [transaction for transaction in found if may_be_deposit(transaction, gas_address)]
 
     async def _receipt(self, wanted: tuple[str, str]) -> Receipt:
         return await self._node.receipt(*wanted)

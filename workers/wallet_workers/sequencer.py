@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import structlog
 
-from wallet_core.blocks import Head
+from wallet_core.blocks import Head, Header
 from wallet_core.chain import (
     BlockRef,
     Confirm,
@@ -32,7 +32,7 @@ from wallet_core.checkpoint import (
     state_records,
     with_settings,
 )
-from wallet_core.errors import CheckpointLost
+from wallet_core.errors import CheckpointLost, NodeInconsistent
 from wallet_core.messages import Record, event_source
 from wallet_core.ports import Clock, Ledger, Lock, Node
 from wallet_core.reasons import Reason
@@ -105,7 +105,8 @@ class Sequencer:
             state,
             self._settings.generation,
             self._status.settings_hash,
-            [asset.symbol for asset in self._settings.assets],
+            [asset.key for asset in self._settings.assets],
+            self._settings.sweep.gas_address,
         )
         self._position, self._state = recovered.position, state
         log.info("recovered", block=state.window.tip.number, window=len(state.window.blocks), sequence=state.sequence)
@@ -129,6 +130,11 @@ class Sequencer:
 
     async def _move(self, state: SyncState, head: Head) -> Move | None:
         window = state.window
+        if head.tip.number < window.base.number:
+            raise NodeInconsistent(
+                f"the node's newest block {head.tip.number} is below the settled block {window.base.number}: "
+                "is it still syncing, or was its chain replaced?"
+            )
         finalized = BlockRef(head.finalized.number, head.finalized.hash) if head.finalized else None
         horizon = Horizon(head.tip.number, finalized)
         match next_move(window, head, BLOCKS_PER_APPEND_MAX):
@@ -139,17 +145,38 @@ class Sequencer:
             case FindAncestor(start):
                 return await self._roll_back(state, start)
             case Extend(first, last):
-                blocks = await self._scanner.scan(window.tip, first, last, state.asset_first_blocks)
+                blocks = await self._scanner.scan(window.tip, first, last, state)
                 if not blocks:
-                    return await self._roll_back(state, window.tip.number)
+                    return await self._roll_back_for(state, first)
                 return extend(window, self._rules, blocks, horizon)
 
+    async def _roll_back_for(self, state: SyncState, number: int) -> Move:
+        """Roll back because block `number` does not continue the tip. Raises NodeInconsistent if the node has it."""
+        move = await self._roll_back(state, state.window.tip.number)
+        if move is None:
+            raise NodeInconsistent(f"block {number} does not name block {number - 1} of the same node as its parent")
+        return move
+
     async def _roll_back(self, state: SyncState, start: int) -> Move | None:
-        """Back to the newest block at or below `start` that the node has too; None where that is the tip itself."""
+        """Back to the newest block below `start` that the node has too; None where it has the one at `start` after all.
+
+        Raises NodeInconsistent where the answers are not of one branch, ForkBelowWindow where no block is common.
+        """
         window = state.window
+        above: Header | None = None
         for number in range(start, window.base.number - 1, -1):
-            if (await self._node.header(number)).hash == window.hash_at(number):
-                return roll_back(window, number) if number < window.tip.number else None
+            header = await self._node.header(number)
+            if header.hash == window.hash_at(number):
+                if above is None:
+                    return None
+                if above.parent_hash != header.hash:
+                    raise NodeInconsistent(f"block {above.number} does not name block {number} as its parent")
+                move = roll_back(window, number)
+                self._metrics.rollbacks.inc()
+                self._metrics.rolled_back_blocks.inc(window.tip.number - number)
+                log.warning("rolled_back", ancestor=number, blocks=window.tip.number - number)
+                return move
+            above = header
         return roll_back(window, window.base.number - 1)
 
     async def _append(self, after: SyncState, events: list[Record]) -> None:

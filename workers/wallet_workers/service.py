@@ -10,12 +10,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from aiohttp import web
 from prometheus_client import exposition
 
-from wallet_core.errors import InvalidSetting
+from wallet_core.errors import AddressTaken, InvalidSetting
 from wallet_workers.metrics import Metrics
 from wallet_workers.status import WorkerStatus
 from wallet_workers.stopping import Stopping
@@ -31,7 +32,7 @@ Facts = Callable[[], Mapping[str, object]]
 async def serving(
     address: str, status: WorkerStatus, metrics: Metrics, stopping: Stopping, facts: Facts
 ) -> AsyncIterator[None]:
-    """Serve on `host:port` meanwhile. Raises InvalidSetting where the address is none or is taken."""
+    """Serve on `host:port` meanwhile. Raises InvalidSetting where that is none, AddressTaken where it is taken."""
 
     async def live(_request: web.Request) -> web.Response:
         age = status.seconds_since_beat
@@ -67,6 +68,8 @@ async def serving(
         try:
             await web.TCPSite(runner, host, int(port)).start()
         except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise AddressTaken(f"another process serves on {address}") from error
             raise InvalidSetting("WALLET_HTTP_ADDRESS", f"{address} cannot be served on: {error.strerror}") from error
         yield
     finally:

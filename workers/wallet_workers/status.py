@@ -67,7 +67,7 @@ class WorkerStatus:
                 log.info("trouble_over", part=part, reason=str(over.reason))
 
     def progress(self, reason: Reason) -> None:
-        """Say how far the role is where no part is in trouble: Working, CatchingUp or NoLeader."""
+        """Say how far the role is where no part is in trouble: Working or CatchingUp."""
         self._progress = reason
 
     def fact(self, **facts: object) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import structlog
 
-from wallet_core.errors import SecretMissing
+from wallet_core.errors import InvalidSetting, SecretMissing
 from wallet_core.messages import Topic
 from wallet_core.ports import Clock
 from wallet_core.settings import (
@@ -28,6 +28,7 @@ from wallet_core.settings import (
     RpcEndpoint,
     SecretSource,
     SyncSettings,
+    check_redis_url,
 )
 from wallet_workers.adapters.ethereum import EndpointStatus, EthereumNodes
 from wallet_workers.adapters.json_rpc import Endpoint, Fault
@@ -120,7 +121,7 @@ async def sync_ports(settings: SyncSettings, process: Process) -> AsyncIterator[
         process.facts = lambda: {"endpoints": [_endpoint_fact(status) for status in node.endpoints_status()]}
         ledger = _ledger(settings, settings.kafka, settings.tuning.transaction_timeout_seconds, clients)
         stack.push_async_callback(ledger.close)
-        feed = KafkaAddressFeed(clients, topic_prefix=settings.kafka.topic_prefix)
+        feed = KafkaAddressFeed(clients, topic_prefix=settings.kafka.topic_prefix, partitions=settings.kafka.partitions)
         stack.push_async_callback(feed.close)
         lock = RedisLock(
             redis_url,
@@ -139,7 +140,7 @@ def _ledger(
         clients,
         topic_prefix=kafka.topic_prefix,
         state_topic=Topic.STATE_SYNC,
-        transactional_id=f"{settings.qualified_name}-{kafka.topic_prefix}{Topic.STATE_SYNC}",
+        transactional_id=f"{settings.qualified_name}/{kafka.topic_prefix}{Topic.STATE_SYNC}",
         transaction_timeout_ms=transaction_timeout_seconds * 1000,
     )
 
@@ -159,7 +160,10 @@ async def _endpoint(endpoint: RpcEndpoint, process: Process) -> Endpoint:
 
 
 async def _redis_url(redis: Redis, process: Process) -> str:
-    return await _value_or_secret(redis.url, redis.url_from, process)
+    try:
+        return check_redis_url(await _value_or_secret(redis.url, redis.url_from, process))
+    except ValueError as error:
+        raise InvalidSetting("redis.urlFrom", str(error)) from None
 
 
 async def _value_or_secret(value: str | None, source: SecretSource | None, process: Process) -> str:

@@ -134,11 +134,6 @@ class FakeNode:
         self.foreign_receipts: dict[str, str] = {}
         """By transaction, the hash of another block that the node believes it to be in."""
 
-    async def chain_id(self) -> int:
-        """See the port."""
-        self._answer()
-        return self.chain.chain_id
-
     async def head(self) -> Head:
         """See the port."""
         self._answer()

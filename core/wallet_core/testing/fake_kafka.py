@@ -8,14 +8,14 @@ KafkaUnreachable).
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import ClassVar
 
 from wallet_core.addresses import Address
 from wallet_core.errors import (
     CheckpointLost,
-    IllegalMove,
     KafkaUnreachable,
     OutcomeUnknown,
     Superseded,
@@ -132,31 +132,41 @@ class FakeLedger:
 class FakeAddressFeed:
     """Port `AddressFeed`."""
 
-    def __init__(self, broker: FakeBroker, *, topic_prefix: str) -> None:
+    BATCH_ADDRESSES_MAX = 20
+
+    def __init__(self, broker: FakeBroker, *, topic_prefix: str, partitions: int) -> None:
         self._broker = broker
         self._topic = topic_prefix + Topic.ADDRESS_CREATED
+        self._partitions = partitions
         self._positions: list[int] = []
 
-    async def read_to_stable_end(self) -> Sequence[Address]:
-        """Every address not handed out yet, up to the last stable offsets."""
-        try:
-            partitions = self._broker.partitions(self._topic)
-            self._positions = self._positions or [0] * partitions
-            if partitions != len(self._positions):
-                raise TopicsMisconfigured(f"{self._topic} has {partitions} partitions, it had {len(self._positions)}")
-            ends = [self._broker.stable_end(self._topic, partition) for partition in range(partitions)]
-        except NoSuchTopic as error:
-            raise TopicsMisconfigured(f"the topic {error} does not exist") from error
+    async def read_to_stable_end(self) -> AsyncIterator[Sequence[Address]]:
+        """Every address not handed out yet, up to the last stable offsets, in batches."""
+        ends = self._stable_ends()
         if any(end < position for end, position in zip(ends, self._positions, strict=True)):
             raise TopicsMisconfigured(f"{self._topic} lost records")
-        addresses = [
-            Address(bytes.fromhex(record.key[2:].decode()))
-            for partition, position in enumerate(self._positions)
-            for record in self._broker.read_committed(self._topic, partition, position)
-            if record.key is not None and record.value is not None and _ADDRESS_KEY.fullmatch(record.key)
-        ]
-        self._positions = ends
-        return addresses
+        for partition, end in enumerate(ends):
+            records = list(self._broker.read_committed(self._topic, partition, self._positions[partition]))
+            while records:
+                batch, records = records[: self.BATCH_ADDRESSES_MAX], records[self.BATCH_ADDRESSES_MAX :]
+                self._positions[partition] = batch[-1].offset + 1
+                if addresses := [
+                    Address(bytes.fromhex(record.key[2:].decode()))
+                    for record in batch
+                    if record.key is not None and record.value is not None and _ADDRESS_KEY.fullmatch(record.key)
+                ]:
+                    yield addresses
+            self._positions[partition] = end
+
+    def _stable_ends(self) -> list[int]:
+        try:
+            found = self._broker.partitions(self._topic)
+            if found != self._partitions:
+                raise TopicsMisconfigured(f"{self._topic} has {found} partitions instead of {self._partitions}")
+            self._positions = self._positions or [0] * found
+            return [self._broker.stable_end(self._topic, partition) for partition in range(found)]
+        except NoSuchTopic as error:
+            raise TopicsMisconfigured(f"the topic {error} does not exist") from error
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -211,7 +221,7 @@ class FakeCommandQueue:
         """Up to 500 messages of one partition; empty after the time-out."""
         self._check()
         if self._in_work is not None:
-            raise IllegalMove("the batch before was not committed")
+            raise RuntimeError("the batch before was not committed")
         if batch := self._fetched_batch():
             return batch
         await self._clock.sleep(timeout_seconds)
@@ -223,7 +233,7 @@ class FakeCommandQueue:
         self._check()
         partition, next_offset = place = (batch[0].partition, batch[-1].offset + 1)
         if place != self._in_work:
-            raise IllegalMove("only the batch handed out last can be committed, whole and once")
+            raise ValueError("only the batch handed out last can be committed, whole and once")
         self._broken = True
         try:
             producer = self._served[partition].producer
@@ -310,6 +320,8 @@ class FakeStateView:
 class FakeTopicAdmin:
     """Port `TopicAdmin`."""
 
+    _DEFAULTS: ClassVar[Mapping[str, str]] = {"unclean.leader.election.enable": "false", "min.insync.replicas": "1"}
+
     def __init__(self, broker: FakeBroker, *, topic_prefix: str) -> None:
         self._broker = broker
         self._topic_prefix = topic_prefix
@@ -322,14 +334,19 @@ class FakeTopicAdmin:
             full_name = self._topic_prefix + name
             if full_name in topics:
                 partitions, config = topics[full_name]
-                states[name] = TopicState(partitions, config, self._is_empty(full_name, partitions))
+                states[name] = TopicState(
+                    partitions,
+                    {**self._DEFAULTS, **config},
+                    replication_factor=1,
+                    is_empty=self._is_empty(full_name, partitions),
+                )
         return states
 
-    async def create(self, plans: Sequence[TopicPlan], replication_factor: int) -> None:
+    async def create(self, plans: Sequence[TopicPlan]) -> None:
         """Create topics. Raises TopicsMisconfigured where there are fewer brokers than replicas: there is one."""
-        if replication_factor != 1:
-            raise TopicsMisconfigured(f"{replication_factor} replicas need as many brokers")
         for plan in plans:
+            if plan.replication_factor != 1:
+                raise TopicsMisconfigured(f"{plan.replication_factor} replicas need as many brokers")
             self._broker.create_topic(self._topic_prefix + plan.name, plan.partitions, plan.config)
 
     def _is_empty(self, topic: str, partitions: int) -> bool:

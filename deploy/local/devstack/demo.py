@@ -31,7 +31,7 @@ RUN_LOG_LINES = 15
 
 
 def main() -> int:
-    """Tell the story. Returns the exit code; whatever goes wrong is one line with its remedy."""
+    """Tell the story. Returns the exit code; what goes wrong is one line with its remedy, below what the log says."""
     local = REPOSITORY / ".local"
     try:
         tell(local)
@@ -119,19 +119,21 @@ def walletctl(*arguments: str, stdin: str | None = None) -> str:
     command = [program(), *arguments]
     done = subprocess.run(command, cwd=REPOSITORY, input=stdin, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
-        raise DevstackError(f"walletctl {arguments[0]} failed (exit code {done.returncode}){last_words()}")
+        show_log()
+        raise DevstackError(
+            f"walletctl {arguments[0]} failed (exit code {done.returncode}): mend what stands above, or 'make clean'"
+        )
     if "json" not in arguments:
         say(done.stdout.rstrip())
     return done.stdout
 
 
-def last_words() -> str:
+def show_log() -> None:
     """The end of `walletctl run`'s log, where there is one."""
     log = REPOSITORY / ".local" / "log" / "walletctl.log"
-    if not log.exists():
-        return ""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-RUN_LOG_LINES:]
-    return "\n".join([f"; {log} ends with", *lines])
+    if log.exists():
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-RUN_LOG_LINES:]
+        say("\n".join([f"{log} ends with", *lines]))
 
 
 def pay(ganache: Ganache, address: str) -> str:

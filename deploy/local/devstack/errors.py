@@ -27,7 +27,10 @@ class DiedAtStart(DevstackError):
 
     def __init__(self, service: str, exit_code: int | None, log: Path, last_words: str) -> None:
         how = "" if exit_code is None else f" (exit code {exit_code})"
-        super().__init__(f"{service} died at start{how}: {last_words or 'it said nothing'} (see {log})")
+        super().__init__(
+            f"{service} died at start{how}: {last_words or 'it said nothing'} (see {log}): "
+            "mend that, or begin with empty data by 'make clean'"
+        )
 
 
 class NotAnswering(DevstackError):

@@ -13,6 +13,7 @@ which a later command finds it again. Stopping is SIGTERM, a bounded wait, SIGKI
 are killed too once their leader is gone.
 """
 
+import errno
 import json
 import os
 import random
@@ -37,6 +38,9 @@ COMMAND_LENGTH_MAX = 120
 """Characters of a foreign command line that a message repeats."""
 
 PROC = Path("/proc")
+PORT_MIN = 1024
+PORTS_BELOW_CLIENTS = 12_000
+PORT_TRIES_MAX = 50
 LISTEN_STATE = "0A"
 STARTED_TICKS_FIELD = 19
 """Field 22 of /proc/<pid>/stat, counted from behind the command name, which may contain spaces."""
@@ -311,14 +315,17 @@ def prove_listening(service: str, process: ProcessId, port: int, remedy: str) ->
         raise PortTaken(service, port, _names(strangers), remedy)
 
 
-def free_port() -> int:
-    """A TCP port nobody uses.
+def free_port(clients_from: int | None = None) -> int:
+    """A TCP port of 127.0.0.1 that nobody uses.
 
-    From below the range of which the kernel serves clients, so that a service which is killed finds it free again.
+    From below `clients_from` (by default where the kernel's range for clients begins), so that a service which is
+    killed finds it free again; where none is free there within PORT_TRIES_MAX tries, one that the kernel chooses.
     """
-    low = int((PROC / "sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    while True:
-        port = random.randrange(low - 12_000, low)  # noqa: S311 - nothing secret about a port
+    if clients_from is None:
+        clients_from = int((PROC / "sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    below = range(max(PORT_MIN, clients_from - PORTS_BELOW_CLIENTS), clients_from)
+    for port in (*random.sample(below, min(PORT_TRIES_MAX, len(below))), 0):
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            return port
+            return int(probe.getsockname()[1])
+    raise OSError(errno.EADDRNOTAVAIL, "no port of 127.0.0.1 is free")

@@ -155,10 +155,6 @@ class EthereumNodes:
 
     # --- the port -----------------------------------------------------------------------------------------------------
 
-    async def chain_id(self) -> int:
-        """The expected chain id, after an endpoint has said it."""
-        return await self._from_any(self._our_chain_id)
-
     async def head(self) -> Head:
         """See the port."""
         return await self._from_any(lambda ask: execution_api.head(ask, self._with_finalized))
@@ -223,16 +219,15 @@ class EthereumNodes:
 
     async def _check_chain(self, member: _Member) -> None:
         """Make the endpoint usable, if it is of our chain. Raises EndpointFault."""
-        await self._our_chain_id(partial(self._request, member))
+        await self._check_chain_id(partial(self._request, member))
         if not member.is_usable:
             member.is_usable, member.last_error = True, None
             self._events.endpoint_changed(member.status())
 
-    async def _our_chain_id(self, ask: execution_api.Ask) -> int:
+    async def _check_chain_id(self, ask: execution_api.Ask) -> None:
         found = await execution_api.chain_id(ask)
         if found != self._chain_id:
             raise EndpointFault(Fault.WRONG_CHAIN, f"is of chain {found}, not of chain {self._chain_id}")
-        return found
 
     async def _ask(self, member: _Member, method: str, params: Sequence[object], answer: Answer[T]) -> Answered[T]:
         """One question; an answer that came over a new connection is believed after the chain id only."""

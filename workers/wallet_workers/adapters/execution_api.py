@@ -31,8 +31,12 @@ _HASH = re.compile(r"0x[0-9a-f]{64}")
 _QUANTITY = re.compile(r"0x[0-9a-f]{1,64}")
 _HASH_LENGTH = 66
 _ADDRESS_LENGTH = 42
-_NO_FINALIZED_CODES = NOT_FOUND_CODES | {-32000, -32601, -32602}
-"""Also: geth before 1.16 on a chain without finality; nodes that do not know the tag."""
+_NO_FINALIZED_CODES = NOT_FOUND_CODES | {-32601, -32602}
+"""Also: nodes that do not know the tag."""
+_SERVER_ERROR_CODE = -32000
+"""What geth answers where it has nothing more precise to say; before 1.16 for a finalized block too that it does not
+have."""
+_NO_FINALIZED_TEXT = "finalized block not found"
 
 T = TypeVar("T")
 
@@ -120,7 +124,8 @@ async def _finalized(ask: Ask) -> Header | None:
     try:
         answered = await ask("eth_getBlockByNumber", ("finalized", False), _HEADER)
     except EndpointFault as fault:
-        if fault.rpc_code in _NO_FINALIZED_CODES:
+        says_so = fault.rpc_code == _SERVER_ERROR_CODE and _NO_FINALIZED_TEXT in str(fault)
+        if says_so or fault.rpc_code in _NO_FINALIZED_CODES:
             return None
         raise
     return None if answered.result is None else _header(answered.result)
@@ -146,7 +151,7 @@ def _numbered(found: Header, number: int) -> Header:
 
 
 def _check_transactions(transactions: Sequence[Transaction], number: int) -> None:
-    """Lengths only: there are hundreds, and the digits of those that are ours are read when they match."""
+    """Lengths only: there are hundreds, and the digits of those that are ours are checked when they match."""
     hashes = {len(each.hash) for each in transactions}
     addresses = {len(each.from_) for each in transactions} | {
         len(each.to) for each in transactions if each.to is not None

@@ -7,12 +7,12 @@ There are two consumers, because a broker answers the requests of one connection
 a fetch that waits for records would wait with it, up to half a second.
 
 What would make the set silently wrong halts instead (`TopicsMisconfigured`): the topic is gone, is shorter than what
-was read, lost records before they were read, or has got more partitions. A topic deleted, made anew and already longer
-than before cannot be told from one that grew; bootstrap's identity record and the state topic's own check stand beside
-this one.
+was read, lost records before they were read, or has not the partitions that it must have. A topic deleted, made anew
+and already longer than before cannot be told from one that grew; bootstrap's identity record and the state topic's own
+check stand beside this one.
 
 The same address may come twice, in two records (a command repeated gives the same reply): each *record* is handed out
-once, in the order of its partition. Keys that are no address, and tombstones, are counted and left out; `watch:` keys
+once, in the order of its partition. Keys that are no address, and tombstones, are logged and left out; `watch:` keys
 come with their command.
 """
 
@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Collection, Sequence
+from typing import Any, TypeVar
 
 import structlog
 from aiokafka import TopicPartition
@@ -45,40 +45,48 @@ METADATA_AGE_MS_MAX = 10_000
 """How soon a change of the number of partitions is noticed."""
 FETCH_BYTES_MAX = 4 * 1024 * 1024
 """Of one partition in one fetch: the start reads the whole topic."""
+BATCH_ADDRESSES_MAX = 20_000
+"""Handed out at a time: ten million at once would be a gigabyte of small objects."""
 
 _ADDRESS_KEY = re.compile(rb"0x[0-9a-f]{40}")
 _log = structlog.get_logger()
+
+_T = TypeVar("_T")
 
 
 class KafkaAddressFeed:
     """See the module. One caller at a time; `close()` when done."""
 
-    def __init__(self, clients: KafkaClients, *, topic_prefix: str) -> None:
+    def __init__(self, clients: KafkaClients, *, topic_prefix: str, partitions: int) -> None:
+        """`partitions`: how many the topic must have."""
         self._clients = clients
         self._topic = topic_prefix + Topic.ADDRESS_CREATED
+        self._partitions = partitions
         self._consumer: Consumer = None
         self._asking: Consumer = None
         self._positions: dict[TopicPartition, int] = {}
-        self.foreign_keys = 0
-        """Records left out since the start because their key is no address or their value is null."""
 
-    async def read_to_stable_end(self) -> Sequence[Address]:
+    async def read_to_stable_end(self) -> AsyncIterator[Sequence[Address]]:
         """Every address not handed out yet, up to the last stable offsets as they stand after this call began.
 
-        Raises TopicsMisconfigured where the topic can no longer be trusted. After any failure records that were read
-        and not handed out are read again.
+        In batches of at most BATCH_ADDRESSES_MAX. Raises TopicsMisconfigured where the topic can no longer be trusted.
+        After any failure the next call goes on behind the last batch that was handed out.
         """
         if self._consumer is None:
             await self._open()
-        addresses: list[Address] = []
-        reached = dict(self._positions)
-        try:
-            await self._read(await self._stable_ends(), reached, addresses)
-        except BaseException:
-            await self.close()  # what was fetched and not handed out is fetched again, from the kept positions
-            raise
-        self._positions = reached
-        return addresses
+        ends = await self._or_close(self._stable_ends())
+        loop = asyncio.get_running_loop()
+        moved_at = loop.time()
+        while behind := [partition for partition, position in self._positions.items() if position < ends[partition]]:
+            addresses, reached = await self._or_close(self._next_batch(behind))
+            if any(reached[partition] > self._positions[partition] for partition in behind):
+                moved_at = loop.time()
+                self._positions |= reached
+            elif loop.time() - moved_at > self._clients.request_timeout_ms / 1000:
+                await self.close()
+                raise KafkaUnreachable(f"reading {self._topic}: no progress")
+            if addresses:
+                yield addresses
 
     async def close(self) -> None:
         """Close the connection; a later call opens it again at the same place."""
@@ -92,6 +100,7 @@ class KafkaAddressFeed:
         try:
             await require_topic(asking, self._topic)
             partitions = await partitions_of(asking, self._topic)
+            self._check_partitions(partitions)
             if not self._positions:
                 with kafka_errors(f"asking for the beginning of {self._topic}"):
                     self._positions = await asking.beginning_offsets(partitions)
@@ -106,6 +115,14 @@ class KafkaAddressFeed:
         for partition, position in self._positions.items():
             consumer.seek(partition, position)
 
+    def _check_partitions(self, found: Collection[object] | None) -> None:
+        if found and len(found) != self._partitions:
+            raise TopicsMisconfigured(
+                f"{self._topic} has {len(found)} partitions instead of {self._partitions}: blocks may have been "
+                "matched without the addresses in the new ones. Look there, check by hand what was deposited to them "
+                f"until now, then set spec.kafka.partitions to {len(found)}"
+            )
+
     async def _stable_ends(self) -> dict[TopicPartition, int]:
         try:
             with kafka_errors(f"asking for the end of {self._topic}"):
@@ -113,12 +130,7 @@ class KafkaAddressFeed:
         except KafkaUnreachable:
             await require_topic(self._asking, self._topic)
             raise
-        partitions = self._asking.partitions_for_topic(self._topic)
-        if partitions is not None and len(partitions) != len(self._positions):
-            raise TopicsMisconfigured(
-                f"{self._topic} has {len(partitions)} partitions, it had {len(self._positions)}: blocks may have been "
-                "matched without the addresses of the new ones; rewind to before the change"
-            )
+        self._check_partitions(self._asking.partitions_for_topic(self._topic))
         for partition, position in self._positions.items():
             if ends[partition] < position:
                 raise TopicsMisconfigured(
@@ -126,31 +138,31 @@ class KafkaAddressFeed:
                 )
         return ends
 
-    async def _read(
-        self, ends: dict[TopicPartition, int], reached: dict[TopicPartition, int], addresses: list[Address]
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        moved_at = loop.time()
-        while behind := [partition for partition, position in reached.items() if position < ends[partition]]:
-            with kafka_errors(f"reading {self._topic}"):
-                try:
-                    fetched = await self._consumer.getmany(*behind, timeout_ms=POLL_SLICE_MS)
-                except OffsetOutOfRangeError as error:
-                    raise TopicsMisconfigured(f"{self._topic} lost records before they were read") from error
-                positions = {partition: await self._consumer.position(partition) for partition in behind}
-            for records in fetched.values():
-                addresses += [
-                    Address(bytes.fromhex(record.key[2:].decode())) for record in records if self._counts(record)
-                ]
-            if any(positions[partition] > reached[partition] for partition in behind):
-                moved_at = loop.time()
-                reached |= positions
-            elif loop.time() - moved_at > self._clients.request_timeout_ms / 1000:
-                raise KafkaUnreachable(f"reading {self._topic}: no progress")
+    async def _next_batch(self, behind: Sequence[TopicPartition]) -> tuple[list[Address], dict[TopicPartition, int]]:
+        """What is fetched of these partitions, and the positions behind it."""
+        with kafka_errors(f"reading {self._topic}"):
+            try:
+                fetched = await self._consumer.getmany(
+                    *behind, timeout_ms=POLL_SLICE_MS, max_records=BATCH_ADDRESSES_MAX
+                )
+            except OffsetOutOfRangeError as error:
+                raise TopicsMisconfigured(f"{self._topic} lost records before they were read") from error
+            reached = {partition: await self._consumer.position(partition) for partition in behind}
+        records = [record for of_partition in fetched.values() for record in of_partition]
+        addresses = [Address(bytes.fromhex(record.key[2:].decode())) for record in records if _holds_address(record)]
+        return addresses, reached
 
-    def _counts(self, record: Any) -> bool:
-        if record.key is not None and record.value is not None and _ADDRESS_KEY.fullmatch(record.key):
-            return True
-        self.foreign_keys += 1
-        _log.warning("address_record_ignored", topic=record.topic, partition=record.partition, offset=record.offset)
-        return False
+    async def _or_close(self, reading: Awaitable[_T]) -> _T:
+        """After a failure what was fetched and not handed out is fetched again, from the kept positions."""
+        try:
+            return await reading
+        except BaseException:
+            await self.close()
+            raise
+
+
+def _holds_address(record: Any) -> bool:
+    if record.key is not None and record.value is not None and _ADDRESS_KEY.fullmatch(record.key):
+        return True
+    _log.warning("address_record_ignored", topic=record.topic, partition=record.partition, offset=record.offset)
+    return False

@@ -18,6 +18,8 @@ revoked producers end. A batch committed too late finds its partition gone and b
 later transaction half-way. All replies are sent and acknowledged before the offsets join the transaction: what could be
 settled so is replies without their offsets, and replies are made again with the same bytes. Nothing can be lost.
 
+**Bad bytes.** Whatever a caller sent can be handed out, even a header whose name is not UTF-8: `kafka_header_names`.
+
 **Fairness.** Partitions take turns, at most BATCH_MESSAGES_MAX each; a partition's fetched messages wait here until its
 turn.
 """
@@ -32,7 +34,7 @@ from typing import Any
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 
-from wallet_core.errors import IllegalMove, KafkaUnreachable
+from wallet_core.errors import KafkaUnreachable
 from wallet_core.messages import Record
 from wallet_core.ports import CommandMessage
 from wallet_workers.adapters.kafka_clients import (
@@ -47,6 +49,7 @@ from wallet_workers.adapters.kafka_clients import (
     require_topic,
     stop_consumer,
 )
+from wallet_workers.adapters.kafka_header_names import mend_header_names
 from wallet_workers.adapters.kafka_sending import send_all
 
 BATCH_MESSAGES_MAX = 500
@@ -119,6 +122,7 @@ class KafkaCommandQueue:
             heartbeat_interval_ms=HEARTBEAT_INTERVAL_MS,
             max_poll_interval_ms=IDLE_SECONDS_MAX * 1000,
         )
+        mend_header_names(consumer)
         try:
             await require_topic(consumer, self._topic)
         except BaseException:
@@ -136,7 +140,7 @@ class KafkaCommandQueue:
     async def next_batch(self, timeout_seconds: float) -> Sequence[CommandMessage]:
         """Up to BATCH_MESSAGES_MAX messages of one partition, in order; empty after the time-out."""
         if self._in_work is not None:
-            raise IllegalMove("the batch before was not committed")
+            raise RuntimeError("the batch before was not committed")
         until = _now() + timeout_seconds
         while True:
             self._check()
@@ -151,7 +155,7 @@ class KafkaCommandQueue:
         self._check()
         place = (TopicPartition(self._topic, batch[0].partition), batch[-1].offset + 1)
         if place != self._in_work:
-            raise IllegalMove("only the batch handed out last can be committed, whole and once")
+            raise ValueError("only the batch handed out last can be committed, whole and once")
         try:
             await self._write(*place, records)
         except KafkaUnreachable as error:

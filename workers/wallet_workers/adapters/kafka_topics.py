@@ -54,12 +54,13 @@ class KafkaTopicAdmin:
             full_names[topic["topic"]]: TopicState(
                 partitions=len(topic["partitions"]),
                 config=configs[topic["topic"]],
+                replication_factor=min(len(partition["replicas"]) for partition in topic["partitions"]),
                 is_empty=await self._is_empty(topic["topic"]),
             )
             for topic in topics
         }
 
-    async def create(self, plans: Sequence[TopicPlan], replication_factor: int) -> None:
+    async def create(self, plans: Sequence[TopicPlan]) -> None:
         """Create topics and wait until each can be written; one that has come into being meanwhile is no error.
 
         Raises TopicsMisconfigured where the broker refuses a plan, KafkaUnreachable for anything else.
@@ -73,7 +74,7 @@ class KafkaTopicAdmin:
                             NewTopic(
                                 name=self._topic_prefix + plan.name,
                                 num_partitions=plan.partitions,
-                                replication_factor=replication_factor,
+                                replication_factor=plan.replication_factor,
                                 topic_configs=dict(plan.config),
                             )
                             for plan in plans
