@@ -16,6 +16,7 @@ from wallet_core.errors import RedisUnreachable, SecretMissing
 from wallet_core.keys import derive_account_keys
 from wallet_core.messages import Topic
 from wallet_core.ports import StateView
+from wallet_core.resource import parse_resource
 from wallet_core.settings import (
     ROLE_SETTINGS,
     BootstrapSettings,
@@ -23,7 +24,6 @@ from wallet_core.settings import (
     Role,
     SyncSettings,
     environment,
-    parse_resource,
     settings_from_environment,
 )
 from wallet_core.testing.fake_broker import FakeBroker

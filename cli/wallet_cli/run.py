@@ -26,7 +26,8 @@ from wallet_cli.worker_logs import LogOutput
 from wallet_core.checkpoint import SyncState, read_state
 from wallet_core.errors import CheckpointLost, Unavailable
 from wallet_core.messages import Topic
-from wallet_core.settings import Role, WalletManager, environment, settings_hash
+from wallet_core.resource import WalletManager
+from wallet_core.settings import Role, environment, settings_hash
 from wallet_workers.adapters.kafka_clients import KafkaClients
 from wallet_workers.adapters.kafka_state import KafkaStateView
 

@@ -10,7 +10,7 @@ import yaml
 
 from wallet_cli.running import RunningWallet, running_wallets
 from wallet_core.errors import InvalidSetting
-from wallet_core.settings import KIND, WalletManager, parse_resource
+from wallet_core.resource import KIND, WalletManager, parse_resource
 
 FileOption = Annotated[
     Path | None,

@@ -22,13 +22,12 @@ from wallet_core.chain import BlockRef, Window
 from wallet_core.checkpoint import SyncState
 from wallet_core.errors import CheckpointCorrupt, CheckpointLost, KafkaUnreachable
 from wallet_core.keys import derive_account_keys
+from wallet_core.resource import WalletManager, parse_resource
 from wallet_core.settings import (
     ROLE_SETTINGS,
     Role,
     SyncSettings,
-    WalletManager,
     environment,
-    parse_resource,
     settings_from_environment,
     settings_hash,
 )

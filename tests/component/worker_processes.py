@@ -30,7 +30,8 @@ from devstack.services import EthereumNode, Kafka, Redis
 from raw_batches import raw_batch
 from wallet_core.keys import derive_account_keys
 from wallet_core.messages import Topic
-from wallet_core.settings import API_VERSION, KIND, Role, environment, parse_resource
+from wallet_core.resource import API_VERSION, KIND, parse_resource
+from wallet_core.settings import Role, environment
 
 ANSWER_SECONDS_MAX = 150.0
 """For what nothing else limits, on a machine that is busy with other things."""

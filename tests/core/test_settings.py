@@ -1,271 +1,28 @@
-"""The resource, each role's environment, and the way between them."""
+"""Each role's environment, made from the resource and read back."""
 
 from __future__ import annotations
 
-import copy
 import json
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
+from resources import FULL, GAS, MINIMAL, SECRET, SPEC
 from wallet_core.errors import InvalidSetting
+from wallet_core.resource import API_VERSION, KIND, WalletManager, parse_resource
 from wallet_core.settings import (
-    API_VERSION,
-    KIND,
     ROLE_SETTINGS,
     BootstrapSettings,
     CommandSettings,
     Role,
     SyncSettings,
-    WalletManager,
     environment,
-    parse_resource,
     settings_from_environment,
     settings_hash,
 )
-
-GAS = "0x302FA11a6E784DFa89f96942a919C09B45559676"
-FULL: dict[str, Any] = {
-    "apiVersion": API_VERSION,
-    "kind": KIND,
-    "metadata": {"name": "mainnet", "namespace": "wallets", "uid": "whatever the API server adds"},
-    "spec": {
-        "chain": {
-            "id": 1,
-            "rpc": [
-                {"url": "http://geth:8545", "wsUrl": "ws://geth:8546"},
-                {"urlFrom": {"secretKeyRef": {"name": "provider", "key": "url"}}},
-            ],
-            "confirmation": {"depth": 9},
-            "settleDepth": 65,
-            "startBlock": 17,
-            "staleAfterSeconds": 121,
-        },
-        "kafka": {
-            "bootstrapServers": "k1:9092,k2:9092",
-            "topicPrefix": "eu.",
-            "partitions": 13,
-            "replicationFactor": 2,
-            "createTopics": False,
-        },
-        "redis": {"url": "redis://redis:6379/0"},
-        "accounts": {
-            "replicas": 2,
-            "fingerprint": "5c" * 20,
-            "xpubFrom": {"secretKeyRef": {"name": "accounts", "key": "xpub"}},
-        },
-        "assets": [{"type": "native", "symbol": "ETH"}],
-        "sync": {"shards": 2},
-        "sweep": {"gasAddress": GAS},
-        "tuning": {"lockTtlSeconds": 31, "transactionTimeoutSeconds": 16, "pollSeconds": 0.5},
-    },
-    "status": {"conditions": []},
-}
-SPEC = FULL["spec"]
-MINIMAL: dict[str, Any] = {
-    "apiVersion": API_VERSION,
-    "kind": KIND,
-    "metadata": {"name": "mainnet"},
-    "spec": {
-        "chain": {"id": 1, "rpc": [{"url": "http://geth:8545"}]},
-        "kafka": {"bootstrapServers": "kafka:9092"},
-        "redis": {"url": "redis://redis:6379/0"},
-        "accounts": {"fingerprint": "5c" * 20, "xpubFrom": {"secretKeyRef": {"name": "accounts", "key": "xpub"}}},
-        "assets": [{"type": "native", "symbol": "ETH"}],
-    },
-}
-MISSING = object()
-
-
-def changed(path: str, value: object) -> dict[str, Any]:
-    """The full document with one field set, or taken out."""
-    document = copy.deepcopy(FULL)
-    *parents, last = path.split(".")
-    part: Any = document
-    for step in parents:
-        part = part[int(step)] if step.isdigit() else part[step]
-    if value is MISSING:
-        del part[last]
-    else:
-        part[int(last) if last.isdigit() else last] = value
-    return document
-
-
-# --- the resource --------------------------------------------------------------------------------------------------
-
-
-def test_every_field_of_the_resource_is_read() -> None:
-    """What a person writes is what the wallet does; what the API server adds is ignored."""
-    wallet = parse_resource(FULL)
-    assert wallet.qualified_name == "wallets.mainnet"
-    assert wallet.spec.model_dump(by_alias=True, mode="json", exclude_none=True) == SPEC
-
-
-def test_a_short_resource_gets_the_documented_defaults() -> None:
-    """Nobody must write what nearly everybody wants."""
-    wallet = parse_resource(MINIMAL)
-    assert wallet.qualified_name == "default.mainnet"
-    assert wallet.spec.model_dump(by_alias=True, mode="json", exclude_none=True) == {
-        "chain": {
-            "id": 1,
-            "rpc": [{"url": "http://geth:8545"}],
-            "confirmation": {"depth": 12},
-            "settleDepth": 64,
-            "startBlock": "latest",
-            "staleAfterSeconds": 120,
-        },
-        "kafka": {
-            "bootstrapServers": "kafka:9092",
-            "topicPrefix": "",
-            "partitions": 12,
-            "replicationFactor": 3,
-            "createTopics": True,
-        },
-        "redis": {"url": "redis://redis:6379/0"},
-        "accounts": {"fingerprint": "5c" * 20, "xpubFrom": {"secretKeyRef": {"name": "accounts", "key": "xpub"}}},
-        "assets": [{"type": "native", "symbol": "ETH"}],
-        "sync": {"shards": 1},
-        "sweep": {},
-        "tuning": {"transactionTimeoutSeconds": 15, "lockTtlSeconds": 30, "pollSeconds": 1.0},
-    }
-
-
-@pytest.mark.parametrize(
-    ("path", "value", "setting"),
-    [
-        ("apiVersion", "v1", "apiVersion"),
-        ("kind", "Pod", "kind"),
-        ("metadata.name", MISSING, "metadata.name"),
-        ("metadata.name", "Main Net", "metadata.name"),
-        ("metadata.name", "x" * 41, "metadata.name"),
-        ("metadata.namespace", "", "metadata.namespace"),
-        ("spec", MISSING, "spec"),
-        ("spec", None, "spec"),
-        ("spec.chain", MISSING, "spec.chain"),
-        ("spec.chain.id", MISSING, "spec.chain.id"),
-        ("spec.chain.id", "1", "spec.chain.id"),
-        ("spec.chain.id", True, "spec.chain.id"),
-        ("spec.chain.id", 0, "spec.chain.id"),
-        ("spec.chain.rpc", [], "spec.chain.rpc"),
-        ("spec.chain.rpc", "http://geth:8545", "spec.chain.rpc"),
-        ("spec.chain.rpc.0.url", "geth:8545", "spec.chain.rpc.0.url"),
-        ("spec.chain.rpc.0.url", "http://", "spec.chain.rpc.0.url"),
-        ("spec.chain.rpc.0.url", "http://a\nb", "spec.chain.rpc.0.url"),
-        ("spec.chain.rpc.0.wsUrl", "http://geth:8546", "spec.chain.rpc.0.wsUrl"),
-        ("spec.chain.rpc.0", {}, "spec.chain.rpc.0"),
-        ("spec.chain.rpc.1.url", "http://a", "spec.chain.rpc.1"),
-        ("spec.chain.rpc.1.urlFrom.secretKeyRef.name", "../../etc", "spec.chain.rpc.1.urlFrom.secretKeyRef.name"),
-        ("spec.chain.rpc.1.urlFrom.secretKeyRef.key", "..", "spec.chain.rpc.1.urlFrom.secretKeyRef.key"),
-        ("spec.chain.confirmation", {}, "spec.chain.confirmation"),
-        ("spec.chain.confirmation", {"depth": 3, "tag": "finalized"}, "spec.chain.confirmation"),
-        ("spec.chain.confirmation.depth", 0, "spec.chain.confirmation.depth"),
-        ("spec.chain.confirmation.tag", "safe", "spec.chain.confirmation.tag"),
-        ("spec.chain.settleDepth", 0, "spec.chain.settleDepth"),
-        ("spec.chain.startBlock", "newest", "spec.chain.startBlock"),
-        ("spec.chain.startBlock", -1, "spec.chain.startBlock"),
-        ("spec.chain.startBlock", True, "spec.chain.startBlock"),
-        ("spec.chain.startBlock", None, "spec.chain.startBlock"),
-        ("spec.chain.staleAfterSeconds", 1.5, "spec.chain.staleAfterSeconds"),
-        ("spec.kafka.bootstrapServers", "kafka", "spec.kafka.bootstrapServers"),
-        ("spec.kafka.topicPrefix", "a b", "spec.kafka.topicPrefix"),
-        ("spec.kafka.partitions", 0, "spec.kafka.partitions"),
-        ("spec.kafka.replicationFactor", "3", "spec.kafka.replicationFactor"),
-        ("spec.kafka.createTopics", "false", "spec.kafka.createTopics"),
-        ("spec.redis", {}, "spec.redis"),
-        ("spec.redis.url", "http://redis", "spec.redis.url"),
-        ("spec.redis.url", "redis://redis:notaport/0", "spec.redis.url"),
-        ("spec.redis.url", "redis://:hun/ter2@redis", "spec.redis.url"),
-        ("spec.redis.url", "redis://redis/zero", "spec.redis.url"),
-        ("spec.kafka.bootstrapServers", "kafka:9092,kafka:99999", "spec.kafka.bootstrapServers"),
-        ("spec.accounts.replicas", 0, "spec.accounts.replicas"),
-        ("spec.accounts.fingerprint", "5C" * 20, "spec.accounts.fingerprint"),
-        ("spec.accounts.fingerprint", "5c" * 20 + "\n", "spec.accounts.fingerprint"),
-        ("spec.accounts.xpubFrom", MISSING, "spec.accounts.xpubFrom"),
-        ("spec.assets", [], "spec.assets"),
-        ("spec.assets", [{"type": "native", "symbol": "ETH"}] * 2, "spec.assets"),
-        ("spec.assets.0.symbol", "", "spec.assets.0.symbol"),
-        ("spec.sync.shards", 0, "spec.sync.shards"),
-        ("spec.sweep.gasAddress", GAS[:-1], "spec.sweep.gasAddress"),
-        ("spec.sweep.gasAddress", GAS.replace("FA", "fA"), "spec.sweep.gasAddress"),
-        ("spec.tuning.lockTtlSeconds", 0, "spec.tuning.lockTtlSeconds"),
-        ("spec.tuning.transactionTimeoutSeconds", 0, "spec.tuning.transactionTimeoutSeconds"),
-        ("spec.tuning.pollSeconds", 0, "spec.tuning.pollSeconds"),
-        ("spec.tuning.pollSeconds", "1", "spec.tuning.pollSeconds"),
-        ("spec.tuning.pollSeconds", float("nan"), "spec.tuning.pollSeconds"),
-        ("spec.colour", "red", "spec.colour"),
-        ("spec.chain.confirmation.dept", 3, "spec.chain.confirmation.dept"),
-        ("spec.kafka.topic_prefix", "eu.", "spec.kafka.topic_prefix"),
-    ],
-)
-def test_a_missing_malformed_or_unknown_field_is_named_in_one_line(path: str, value: object, setting: str) -> None:
-    """Whoever wrote the resource finds the place; nothing is guessed, corrected or passed over."""
-    with pytest.raises(InvalidSetting) as raised:
-        parse_resource(changed(path, value))
-    assert raised.value.setting == setting
-    assert len(str(raised.value).splitlines()) == 1
-    assert str(raised.value).startswith(f"{setting}: ")
-
-
-@pytest.mark.parametrize("document", [None, [], "x", 1, {"a": {1, 2}}, {}])
-def test_what_is_no_resource_at_all_is_refused_in_one_line(document: object) -> None:
-    """An empty file or another kind of YAML is a wrong setting, not a crash."""
-    with pytest.raises(InvalidSetting) as raised:
-        parse_resource(document)
-    assert len(str(raised.value).splitlines()) == 1
-
-
-def test_tokens_are_refused_by_name() -> None:
-    """Somebody who lists a token must learn that this release does not follow it."""
-    asset = {"type": "erc20", "symbol": "USDT", "contract": "0xdAC17F958D2ee523a2206206994597C13D831ec7", "decimals": 6}
-    with pytest.raises(InvalidSetting, match=r"^spec\.assets\.0\.type: 'erc20' is not in this release"):
-        parse_resource(changed("spec.assets.0", asset))
-
-
-SECRET = "s3cret-t0ken"
-
-
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        ("spec.chain.rpc.0.url", f"ftp://user:{SECRET}@node"),
-        ("spec.chain.rpc.0.url", f"https://node /{SECRET}"),
-        ("spec.chain.rpc.0.url", f"https://node/{SECRET}" + "x" * 2048),
-        ("spec.chain.rpc.0", f"https://node/{SECRET}"),
-        ("spec.chain.rpc.1.url", f"https://node/{SECRET}"),
-        ("spec.chain.rpc.0.wsUrl", f"https://node/{SECRET}"),
-        ("spec.chain.rpc", {"url": f"https://node/{SECRET}"}),
-        ("spec.chain.rpc.0.uri", f"https://node/{SECRET}"),
-        ("spec.redis.url", f"http://:{SECRET}@redis"),
-        ("spec.redis", f"redis://:{SECRET}@redis"),
-        ("spec.redis", {"url": f"redis://:{SECRET}@redis", "urlFrom": {}}),
-        ("spec.accounts.xpubFrom", SECRET),
-    ],
-)
-def test_a_secret_in_a_wrong_place_is_not_repeated(path: str, value: object) -> None:
-    """Errors are logged and end up in conditions that many may read."""
-    with pytest.raises(InvalidSetting) as raised:
-        parse_resource(changed(path, value))
-    error: BaseException | None = raised.value
-    assert SECRET not in str(error)
-    assert error is not None
-    assert error.__cause__ is None
-    assert error.__suppress_context__, "a traceback would show the value"
-
-
-def test_settings_cannot_be_changed_while_running() -> None:
-    """A worker runs with what it was started with."""
-    wallet = parse_resource(FULL)
-    for part, field in ((wallet.spec, "chain"), (wallet.spec.chain, "id"), (wallet.spec.kafka, "topic_prefix")):
-        with pytest.raises(ValidationError, match="frozen"):
-            setattr(part, field, getattr(part, field))
-    with pytest.raises(ValidationError, match="frozen"):
-        setattr(wallet.metadata, "name", "other")  # noqa: B010 - mypy knows already that it cannot be assigned
-
-
-# --- environments --------------------------------------------------------------------------------------------------
 
 COMMON = [
     "WALLET_NAMESPACE",

@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 
-from wallet_core.settings import Role, environment, parse_resource
+from wallet_core.resource import parse_resource
+from wallet_core.settings import Role, environment
 from wallet_world import wallet_document
 
 STOP_SECONDS_MAX = 10

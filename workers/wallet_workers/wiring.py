@@ -18,18 +18,8 @@ import structlog
 from wallet_core.errors import InvalidSetting, SecretMissing
 from wallet_core.messages import Topic
 from wallet_core.ports import Clock
-from wallet_core.settings import (
-    BootstrapSettings,
-    ChainFinality,
-    CommandSettings,
-    KafkaConnection,
-    Redis,
-    RoleSettings,
-    RpcEndpoint,
-    SecretSource,
-    SyncSettings,
-    check_redis_url,
-)
+from wallet_core.resource import ChainFinality, KafkaConnection, Redis, RpcEndpoint, SecretSource, check_redis_url
+from wallet_core.settings import BootstrapSettings, CommandSettings, RoleSettings, SyncSettings
 from wallet_workers.adapters.ethereum import EndpointStatus, EthereumNodes
 from wallet_workers.adapters.json_rpc import Endpoint, Fault
 from wallet_workers.adapters.kafka_addresses import KafkaAddressFeed

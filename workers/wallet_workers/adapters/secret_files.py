@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from wallet_core.errors import SecretMissing
-from wallet_core.settings import SecretSource
+from wallet_core.resource import SecretSource
 
 
 class SecretKeyFile:

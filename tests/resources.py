@@ -1,0 +1,60 @@
+"""Whole `WalletManager` documents, for tests of what reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wallet_core.resource import API_VERSION, KIND
+
+GAS = "0x302FA11a6E784DFa89f96942a919C09B45559676"
+FULL: dict[str, Any] = {
+    "apiVersion": API_VERSION,
+    "kind": KIND,
+    "metadata": {"name": "mainnet", "namespace": "wallets", "uid": "whatever the API server adds"},
+    "spec": {
+        "chain": {
+            "id": 1,
+            "rpc": [
+                {"url": "http://geth:8545", "wsUrl": "ws://geth:8546"},
+                {"urlFrom": {"secretKeyRef": {"name": "provider", "key": "url"}}},
+            ],
+            "confirmation": {"depth": 9},
+            "settleDepth": 65,
+            "startBlock": 17,
+            "staleAfterSeconds": 121,
+        },
+        "kafka": {
+            "bootstrapServers": "k1:9092,k2:9092",
+            "topicPrefix": "eu.",
+            "partitions": 13,
+            "replicationFactor": 2,
+            "createTopics": False,
+        },
+        "redis": {"url": "redis://redis:6379/0"},
+        "accounts": {
+            "replicas": 2,
+            "fingerprint": "5c" * 20,
+            "xpubFrom": {"secretKeyRef": {"name": "accounts", "key": "xpub"}},
+        },
+        "assets": [{"type": "native", "symbol": "ETH"}],
+        "sync": {"shards": 2},
+        "sweep": {"gasAddress": GAS},
+        "tuning": {"lockTtlSeconds": 31, "transactionTimeoutSeconds": 16, "pollSeconds": 0.5},
+    },
+    "status": {"conditions": []},
+}
+SPEC = FULL["spec"]
+MINIMAL: dict[str, Any] = {
+    "apiVersion": API_VERSION,
+    "kind": KIND,
+    "metadata": {"name": "mainnet"},
+    "spec": {
+        "chain": {"id": 1, "rpc": [{"url": "http://geth:8545"}]},
+        "kafka": {"bootstrapServers": "kafka:9092"},
+        "redis": {"url": "redis://redis:6379/0"},
+        "accounts": {"fingerprint": "5c" * 20, "xpubFrom": {"secretKeyRef": {"name": "accounts", "key": "xpub"}}},
+        "assets": [{"type": "native", "symbol": "ETH"}],
+    },
+}
+SECRET = "s3cret-t0ken"
+"""A value that no message may repeat."""
