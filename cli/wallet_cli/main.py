@@ -80,7 +80,7 @@ app.command()(watch)
 @app.callback()
 def _settings(
     *,
-    debug: Annotated[bool, typer.Option(DEBUG_OPTION, help="Show where a bug in walletctl is.")] = False,  # noqa: ARG001
+    debug: Annotated[bool, typer.Option(DEBUG_OPTION, help="Show where a bug in walletctl is.")] = False,  # noqa: ARG001 - read by `main` from the arguments
 ) -> None:
     """Run a deposit wallet on this machine, ask it for accounts, and watch its deposits."""
     quiet_client_logs()

@@ -108,7 +108,7 @@ class RealRedisWorld(RedisWorld):
     def lock_that_loses_its_first_answer(self) -> RedisLock:
         port = free_port()
         self.opened.push_async_callback(self._stop_losing)
-        return _LateLock(self, self.lock(url=f"redis://127.0.0.1:{port}/0"), port)  # type: ignore[return-value]
+        return _LateLock(self, self.lock(url=f"redis://127.0.0.1:{port}/0"), port)  # type: ignore[return-value]  # it is a lock by its methods
 
     async def lose_answers(self, port: int) -> None:
         self.losing = await asyncio.start_server(self._forward, "127.0.0.1", port)

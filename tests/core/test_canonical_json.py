@@ -141,7 +141,7 @@ def _frames() -> list[object]:
     frame, found = sys._getframe(), list[object]()
     while frame is not None:
         found.append(frame)
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back  # type: ignore[assignment]  # the outermost frame ends the loop
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -132,7 +133,9 @@ def test_what_the_gas_account_sends_is_no_deposit() -> None:
     ],
     ids=["of another block", "of another transaction"],
 )
-def test_a_receipt_of_something_else_is_never_read_as_a_verdict(receipt, succeeded: bool) -> None:  # type: ignore[no-untyped-def]
+def test_a_receipt_of_something_else_is_never_read_as_a_verdict(
+    receipt: Callable[[Transaction, bool], Receipt], succeeded: bool
+) -> None:
     """Success there says nothing here, and failure there must not hide a deposit here."""
     transaction = paid()
     with pytest.raises(NodeInconsistent, match=transaction.hash):

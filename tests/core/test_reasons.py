@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import wallet_core.errors as errors_module
 from wallet_core.errors import (
@@ -74,3 +76,9 @@ def test_error_codes_are_words_of_their_own() -> None:
     codes = [error.error_code for error in family(errors_module.WalletError)]
     assert len(codes) == len(set(codes))
     assert all(code.isascii() and code.islower() and code.replace("_", "").isalnum() for code in codes)
+
+
+@given(st.sampled_from([*family(Unavailable), *family(Halt)]), st.text())
+def test_what_an_error_says_does_not_change_its_reason(kind: type[Unavailable] | type[Halt], text: str) -> None:
+    """Alerts match on the reason; the text is for a person and may hold anything."""
+    assert reason_of(kind(text)) == reason_of(kind("something else"))

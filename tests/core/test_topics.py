@@ -5,12 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wallet_core.messages import Topic
 from wallet_core.ports import TopicPlan, TopicState
 from wallet_core.topics import check_topics, missing_topics, plan_topics
 
 PLANS = plan_topics(12, 3)
+KEPT = {Topic.ADDRESS_CREATED, Topic.TRANSACTION, Topic.STATE_SYNC}
+LOSING = {
+    "cleanup.policy": "compact,delete",
+    "retention.bytes": "1000000",
+    "unclean.leader.election.enable": "true",
+    "min.insync.replicas": "1",
+}
+"""Values that could lose records of a topic that is kept for ever."""
 
 
 def as_planned(plan: TopicPlan, **other: str) -> TopicState:
@@ -55,7 +65,7 @@ def test_sources_of_truth_are_kept_for_ever() -> None:
 def test_what_is_kept_for_ever_outlives_a_broker(replication_factor: int, in_sync: str | None) -> None:
     """Two replicas must hold a record where one of three may be away; a replica that missed records never leads."""
     for plan in plan_topics(12, replication_factor):
-        kept = plan.name in {Topic.ADDRESS_CREATED, Topic.TRANSACTION, Topic.STATE_SYNC}
+        kept = plan.name in KEPT
         assert plan.replication_factor == replication_factor
         assert plan.config.get("unclean.leader.election.enable") == ("false" if kept else None)
         assert plan.config.get("min.insync.replicas") == (in_sync if kept else None)
@@ -155,3 +165,22 @@ def test_every_problem_is_listed() -> None:
     ]
     assert "12 partitions, 3 replicas" in problems[0]
     assert "spec.kafka.createTopics" in problems[0]
+
+
+@given(st.integers(1, 1000), st.integers(1, 15))
+def test_what_bootstrap_makes_passes_its_own_check(partitions: int, replication_factor: int) -> None:
+    """Whatever the resource says: a wallet never refuses the topics that it made itself."""
+    plans = plan_topics(partitions, replication_factor)
+    assert check_topics(plans, {plan.name: as_planned(plan) for plan in plans}, "eu.") == []
+
+
+@given(st.integers(1, 15), st.data())
+def test_any_setting_that_loses_records_is_named_with_its_topic(replication_factor: int, data: st.DataObject) -> None:
+    """One sentence for one fault, wherever it is: what is kept for ever is kept whole."""
+    plans = plan_topics(12, replication_factor)
+    plan = data.draw(st.sampled_from([each for each in plans if each.name in KEPT]))
+    key = data.draw(st.sampled_from(sorted(plan.config.keys() & LOSING.keys())))
+    found = {each.name: as_planned(each) for each in plans} | {plan.name: as_planned(plan, **{key: LOSING[key]})}
+    (problem,) = check_topics(plans, found, "eu.")
+    assert f"eu.{plan.name}" in problem
+    assert f"{key}={plan.config[key]}" in problem
