@@ -169,9 +169,7 @@ def state_records(before: SyncState | None, after: SyncState) -> list[Record]:
 def read_state(values: Mapping[bytes, bytes]) -> SyncState:
     """The state that the topic holds. Raises CheckpointLost where it holds none, CheckpointCorrupt for nonsense."""
     if CHECKPOINT_KEY not in values:
-        raise CheckpointLost(
-            "state.sync holds no checkpoint; restore the topic from a backup, or start anew under another topicPrefix"
-        )
+        raise CheckpointLost("state.sync holds no checkpoint")
     try:
         stored = msgspec.json.decode(values[CHECKPOINT_KEY], type=_StoredCheckpoint)
         blocks = _read_blocks(values)

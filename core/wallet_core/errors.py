@@ -171,13 +171,22 @@ class KeyMismatch(Halt):
     error_code = "key_mismatch"
 
 
-class CheckpointLost(Halt):
+class StateUnusable(Halt):
+    """The state topic cannot be gone on from. Its message ends with what a person can do."""
+
+    error_code = "state_unusable"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"{problem}; restore state.sync from a backup, or start anew under another topicPrefix")
+
+
+class CheckpointLost(StateUnusable):
     """The state topic holds no checkpoint, though the wallet has already spoken, or it lost records."""
 
     error_code = "checkpoint_lost"
 
 
-class CheckpointCorrupt(Halt):
+class CheckpointCorrupt(StateUnusable):
     """The state topic's records contradict each other."""
 
     error_code = "checkpoint_corrupt"

@@ -71,9 +71,10 @@ def test_readable_batches_stay_as_they_are() -> None:
 @pytest.mark.parametrize("cut", [1, 40, 70])
 def test_a_batch_that_did_not_come_whole_is_left_for_the_next_fetch(cut: int) -> None:
     """A fetch ends where its size is reached."""
-    part = batch_of(BROKEN)[:-cut]
+    whole = batch_of(BROKEN)
+    part = whole[:-cut]
     assert with_readable_names(part) is part
-    assert with_readable_names(batch_of(BROKEN) + part) == (with_readable_names(batch_of(BROKEN)) or b"") + part
+    assert with_readable_names(whole + part) == (with_readable_names(whole) or b"") + part
 
 
 def test_damage_of_another_kind_is_the_librarys_to_report() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wallet_core.errors import (
-    CheckpointLost,
+    ForkBelowWindow,
     Halt,
     KafkaUnreachable,
     NodeInconsistent,
@@ -58,8 +58,8 @@ def test_the_first_reason_of_all_wins(status: WorkerStatus) -> None:
     status.trouble(RpcUnreachable("no node"))
     status.trouble(KafkaUnreachable("no broker"))
     assert (status.reason, status.as_dict()["message"]) == (Reason.KAFKA_UNREACHABLE, "KafkaUnreachable: no broker")
-    status.trouble(CheckpointLost("gone"))
-    assert (status.reason, status.as_dict()["message"]) == (Reason.HALTED, "CheckpointLost: gone")
+    status.trouble(ForkBelowWindow("gone"))
+    assert (status.reason, status.as_dict()["message"]) == (Reason.HALTED, "ForkBelowWindow: gone")
     assert parts(status) == [("halt", "Halted"), ("kafka", "KafkaUnreachable"), ("node", "RpcUnreachable")]
 
 
@@ -77,7 +77,7 @@ def test_one_parts_recovery_does_not_hide_anothers_fault(status: WorkerStatus) -
 @pytest.mark.parametrize(
     ("error", "part", "message"),
     [
-        (CheckpointLost("x"), "halt", "CheckpointLost: x"),
+        (ForkBelowWindow("x"), "halt", "ForkBelowWindow: x"),
         (SecretMissing("accounts/xpub"), "secret", "SecretMissing accounts/xpub"),
         (KafkaUnreachable("x"), "kafka", "KafkaUnreachable: x"),
         (RedisUnreachable("x"), "redis", "RedisUnreachable: x"),

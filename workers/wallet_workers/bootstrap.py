@@ -147,10 +147,7 @@ class Bootstrap:
             log.info("checkpoint_exists")
             return
         if spoken:
-            raise CheckpointLost(
-                f"state.sync holds no checkpoint, but {' and '.join(spoken)} hold records; "
-                "restore state.sync from a backup, or start anew under another topicPrefix"
-            )
+            raise CheckpointLost(f"state.sync holds no checkpoint, but {' and '.join(spoken)} hold records")
         base = await self._first_base(await self._ports.node.head())
         records = [
             identity_record(await self._identity()),
@@ -172,7 +169,7 @@ class Bootstrap:
     async def _check_owner(self, values: Mapping[bytes, bytes]) -> None:
         found = read_identity(values)
         if found is None and CHECKPOINT_KEY in values:
-            raise CheckpointCorrupt("state.sync holds a checkpoint and no identity; restore the topic from a backup")
+            raise CheckpointCorrupt("state.sync holds a checkpoint and no identity")
         if found is not None:
             mine = await self._identity()
             check_identity(found, **{name: getattr(mine, name) for name in Identity.__dataclass_fields__})

@@ -93,7 +93,7 @@ class Sequencer:
         state = read_state(recovered.values)
         identity = read_identity(recovered.values)
         if identity is None:
-            raise CheckpointLost("state.sync holds no identity; restore the topic from a backup")
+            raise CheckpointLost("state.sync holds no identity")
         check_identity(
             identity,
             namespace=self._settings.namespace,
