@@ -71,7 +71,7 @@ def _message(value: bytes, offset: int = 0, timestamp_ms: int = 0) -> CommandMes
     return CommandMessage("mainnet.command", 7, offset, timestamp_ms, None, value, ())
 
 
-few = settings(max_examples=ROUNDS, deadline=None, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=ROUNDS, suppress_health_check=list(HealthCheck))
 
 
 @few

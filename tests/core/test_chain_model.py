@@ -356,6 +356,4 @@ class FollowingAChain(RuleBasedStateMachine):
 
 
 TestFollowingAChain = FollowingAChain.TestCase
-TestFollowingAChain.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, report_multiple_bugs=False
-)
+TestFollowingAChain.settings = settings(max_examples=150, stateful_step_count=40, report_multiple_bugs=False)

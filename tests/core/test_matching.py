@@ -44,7 +44,7 @@ def test_it_answers_like_a_set_between_additions(steps: list[tuple[list[Address]
         assert addresses.matching_transactions(block) == expected
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.integers(1, 3 * RECENT_MAX), min_size=1, max_size=5), st.integers(0, 2**32), st.lists(ALIKE))
 def test_merges_lose_nothing(sizes: list[int], seed: int, alike: list[Address]) -> None:
     """Additions of every size, with repeats of earlier ones, through sealed and merged runs and a growing filter."""
