@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
-from wallet_core.addresses import parse_address
+from wallet_core.addresses import Address, parse_address
 from wallet_core.blocks import Block, Receipt, Transaction
 from wallet_core.chain import BlockRef, WindowBlock, validate_links
 from wallet_core.checkpoint import SyncState
@@ -61,7 +61,9 @@ class Scanner:
         blocks = await _at_once(self._node.block, range(first, last + 1))
         blocks = blocks[: validate_links(parent, [block.header for block in blocks])]
         await self.read_addresses()
-        hits = [self._hits(block, state) for block in blocks]
+        gas_address = parse_address(state.gas_address) if state.gas_address else None
+        first_block = state.asset_first_blocks[self._native_key]
+        hits = [self._hits(block, gas_address) if block.header.number >= first_block else [] for block in blocks]
         wanted = [
             (hit.hash, block.header.hash) for block, of_block in zip(blocks, hits, strict=True) for hit in of_block
         ]
@@ -70,11 +72,8 @@ class Scanner:
             self._window_block(block, of_block, receipts) for block, of_block in zip(blocks, hits, strict=True)
         )
 
-    def _hits(self, block: Block, state: SyncState) -> list[Transaction]:
-        if block.header.number < state.asset_first_blocks[self._native_key]:
-            return []
+    def _hits(self, block: Block, gas_address: Address | None) -> list[Transaction]:
         found = self._addresses.matching_transactions(block.transactions)
-        gas_address = parse_address(state.gas_address) if state.gas_address else None
         return [transaction for transaction in found if may_be_deposit(transaction, gas_address)]
 
     async def _receipt(self, wanted: tuple[str, str]) -> Receipt:
