@@ -1,13 +1,13 @@
-"""What a deposit is, and what is said of it.
+"""A deposit, its identity, and what is said of it.
 
-**What counts.** ETH sent to a published address by a transaction with `to` = that address and `value` > 0, whose
-receipt says that it succeeded, and which was not sent by the wallet's own gas account (that is funding, not a deposit).
-`to` is null where a contract is created, so a creation is never one.
+What counts as one is the subject of `transfers`.
 
-**Identity.** `event_id` is a hash of (chain id, transaction hash, kind, position). For the transaction's own value the
-kind is `transaction` and the position 0. Nothing in it depends on the block: after a fork the same transfer in another
-block keeps its id, so a reader sees one story of one transfer. A block's log index or a transaction's index would
-change.
+**Identity.** `event_id` is a hash of (chain id, transaction hash, kind, position), the position being 0 for the
+transaction's own value, the ordinal among its value-moving frames for ETH moved inside contracts (`traces`), and the
+place among its own logs for a token (`tokens`). A withdrawal from the beacon chain comes by no transaction: its id is a
+hash of (chain id, "withdrawal", index, validator, address, amount in gwei). Nothing in an id depends on the block:
+after a fork the same transfer in another block keeps its id, so a reader sees one story of one transfer. A block's log
+index or a transaction's index would change.
 
 **Status.** `detected` once in a block, `confirmed` once final, `orphaned` when the chain took the block back. A deposit
 first seen in a block that is final already gets `confirmed` only. The last event of an id is what holds.
@@ -19,18 +19,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from wallet_core.addresses import Address, checksum_address, lower_hex, parse_address
+from wallet_core.addresses import Address, checksum_address
 from wallet_core.amounts import BaseUnits, format_units
-from wallet_core.blocks import Receipt, Transaction
-from wallet_core.errors import NodeInconsistent
+from wallet_core.blocks import Withdrawal
 from wallet_core.messages import Record, TransactionAsset, TransactionEvent, transaction_record
-
-_TRANSACTION_HASH = re.compile(r"0x[0-9a-f]{64}")
 
 
 class Status(StrEnum):
@@ -42,9 +37,14 @@ class Status(StrEnum):
 
 
 class Kind(StrEnum):
-    """By which part of a transaction the value moved."""
+    """By which part of a transaction the value moved. Part of every id: may never change."""
 
     TRANSACTION = "transaction"
+    """Its own value."""
+    FRAME = "frame"
+    """A call that a contract made while it ran."""
+    LOG = "log"
+    """A token, by its contract's log."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,11 @@ class Deposit:
     """One transfer to a published address."""
 
     event_id: str
-    """64 hex digits; see `calculate_event_id`."""
-    txid: str
-    """Transaction hash, 0x and lower-case hex."""
-    sender: Address
+    """64 hex digits; see `calculate_event_id` and `calculate_withdrawal_id`."""
+    txid: str | None
+    """Transaction hash, 0x and lower-case hex; None for a withdrawal."""
+    sender: Address | None
+    """Who paid: an account, a contract, or whom a token's log names; None for a withdrawal."""
     recipient: Address
     amount: BaseUnits
     """In the asset's base units."""
@@ -82,45 +83,14 @@ def calculate_event_id(chain_id: int, transaction_hash: str, kind: Kind, positio
     return hashlib.sha256(identity.encode()).hexdigest()
 
 
-def may_be_deposit(transaction: Transaction, gas_address: Address | None) -> bool:
-    """Whether a transaction to a published address is a deposit if it succeeded."""
-    return gas_address is None or transaction.from_.lower() != lower_hex(gas_address)
-
-
-def deposits_of_block(
-    block_hash: str,
-    transactions: Sequence[Transaction],
-    receipts: Mapping[str, Receipt],
-    chain_id: int,
-    asset: TransactionAsset,
-) -> tuple[Deposit, ...]:
-    """The deposits among a block's matching transactions, in the block's order.
-
-    `receipts` holds each transaction's receipt by its hash. Raises NodeInconsistent where one belongs to another block,
-    or where a transaction's hash, address or value is not of the wire's form.
-    """
-    deposits = []
-    for transaction in transactions:
-        if _TRANSACTION_HASH.fullmatch(transaction.hash) is None:
-            raise NodeInconsistent(f"block {block_hash}: a transaction's hash is not 0x and 64 lower-case hex digits")
-        receipt = receipts[transaction.hash]
-        if receipt.block_hash != block_hash or receipt.transaction_hash != transaction.hash:
-            raise NodeInconsistent(f"the receipt of {transaction.hash} is not of block {block_hash}")
-        if transaction.to is None or not receipt.succeeded:
-            continue
-        try:
-            deposit = Deposit(
-                event_id=calculate_event_id(chain_id, transaction.hash, Kind.TRANSACTION, 0),
-                txid=transaction.hash,
-                sender=parse_address(transaction.from_.lower()),
-                recipient=parse_address(transaction.to.lower()),
-                amount=BaseUnits(int(transaction.value, 16)),
-                asset=asset,
-            )
-        except ValueError as error:
-            raise NodeInconsistent(f"transaction {transaction.hash}: {error}") from error
-        deposits.append(deposit)
-    return tuple(deposits)
+def calculate_withdrawal_id(chain_id: int, withdrawal: Withdrawal) -> str:
+    """The identity of a withdrawal (EIP-4895): 64 hex digits likewise."""
+    paid = withdrawal
+    identity = json.dumps(
+        [chain_id, "withdrawal", paid.index, paid.validator_index, paid.address.lower(), paid.amount_gwei],
+        separators=(",", ":"),
+    )
+    return hashlib.sha256(identity.encode()).hexdigest()
 
 
 def announce(said: Announcement, sequence: int, chain_id: int, source: str) -> Record:
@@ -136,7 +106,7 @@ def announce(said: Announcement, sequence: int, chain_id: int, source: str) -> R
             value=format_units(deposit.amount, deposit.asset.decimals),
             amount=str(deposit.amount),
             to=checksum_address(deposit.recipient),
-            from_=checksum_address(deposit.sender),
+            from_=None if deposit.sender is None else checksum_address(deposit.sender),
             asset=deposit.asset,
             chain_id=chain_id,
             block_number=said.block_number,

@@ -1,17 +1,18 @@
-"""What counts as a deposit, its identity, and how it is announced."""
+"""A deposit's identity, and how it is announced."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wallet_core.addresses import Address, checksum_address, lower_hex
+from wallet_core.addresses import Address, lower_hex
 from wallet_core.amounts import BaseUnits
-from wallet_core.blocks import Receipt, Transaction
+from wallet_core.blocks import Withdrawal
 from wallet_core.deposits import (
     Announcement,
     Deposit,
@@ -19,11 +20,9 @@ from wallet_core.deposits import (
     Status,
     announce,
     calculate_event_id,
-    deposits_of_block,
-    may_be_deposit,
+    calculate_withdrawal_id,
 )
-from wallet_core.errors import NodeInconsistent
-from wallet_core.messages import Topic, TransactionAsset
+from wallet_core.messages import Topic, TransactionAsset, TransactionEvent
 
 ETH = TransactionAsset(symbol="ETH", contract=None, decimals=18)
 FIRST_ETHER_EVER = "0x5c504ed432cb51138bcf09aa5e8a410dd4a1e204ef84bfed1be16dfba1b22060"
@@ -31,17 +30,6 @@ BLOCK = "0x" + "b1" * 32
 SENDER = Address(bytes.fromhex("5aaeb6053f3e94c9b9a09f33669435e7ef1beaed"))
 ALICE = Address(bytes.fromhex("fb6916095ca1df60bb79ce92ce3ea74c37c5d359"))
 hashes = st.binary(min_size=32, max_size=32).map(lambda octets: "0x" + octets.hex())
-
-
-def paid(
-    value: str = "0xde0b6b3a7640000", to: str | None = lower_hex(ALICE), n: int = 1, sender: str = lower_hex(SENDER)
-) -> Transaction:
-    return Transaction(hash=f"0x{n:064x}", from_=sender, to=to, value=value)
-
-
-def receipts_of(*transactions: Transaction, block_hash: str = BLOCK, succeeded: bool = True) -> dict[str, Receipt]:
-    return {each.hash: Receipt(each.hash, block_hash, succeeded) for each in transactions}
-
 
 # --- identity ------------------------------------------------------------------------------------------------------
 
@@ -64,103 +52,56 @@ def test_event_ids_never_change(chain_id: int, transaction_hash: str, position: 
     )
 
 
+@pytest.mark.parametrize(
+    ("kind", "event_id"),
+    [
+        (Kind.FRAME, "c374fc4abceef19fc7e934284b49297dc5af50a5ff136babdbca6cc9225d7a25"),
+        (Kind.LOG, "e268a304cee46c788ceac29413c98bd456a6c74d69166fae81a5ceae275ea8e6"),
+    ],
+)
+def test_ids_of_other_kinds_never_change(kind: Kind, event_id: str) -> None:
+    """Golden likewise; one transaction's value, its first inner movement and its first log are three transfers."""
+    assert calculate_event_id(1, FIRST_ETHER_EVER, kind, 0) == event_id
+
+
 @given(st.sets(st.tuples(st.integers(1, 2**53), hashes, st.integers(0, 500)), min_size=2))
 def test_different_transfers_have_different_ids(transfers: set[tuple[int, str, int]]) -> None:
     """Chain, transaction and position each tell transfers apart."""
     assert len({calculate_event_id(chain, txid, Kind.TRANSACTION, n) for chain, txid, n in transfers}) == len(transfers)
 
 
-def test_the_block_is_no_part_of_the_identity() -> None:
-    """After a fork the same transfer in another block is the same deposit."""
-    transaction, other_block = paid(), "0x" + "b2" * 32
-    here = deposits_of_block(BLOCK, [transaction], receipts_of(transaction), 1, ETH)
-    there = deposits_of_block(other_block, [transaction], receipts_of(transaction, block_hash=other_block), 1, ETH)
-    assert here == there
+# --- withdrawals ---------------------------------------------------------------------------------------------------
+
+WITHDRAWAL = Withdrawal(index=17_000_000, validator_index=812, address=lower_hex(ALICE), amount_gwei=18_250_123)
 
 
-# --- what counts ---------------------------------------------------------------------------------------------------
+def test_a_withdrawals_id_never_changes() -> None:
+    """A golden vector: chain, index, validator, address and amount in gwei, by whatever case a node writes."""
+    golden = "0b487ad3c9f860763edc1ff83c4bd207a7d61c19a5d70c7ee64ef5b33029f9e3"
+    assert calculate_withdrawal_id(1, WITHDRAWAL) == golden
+    upper = msgspec.structs.replace(WITHDRAWAL, address="0x" + ALICE.hex().upper())
+    assert calculate_withdrawal_id(1, upper) == golden
 
 
-def test_a_transfer_that_succeeded_is_a_deposit() -> None:
-    """Sender, recipient, amount and transaction are those of the chain."""
-    transaction = paid()
-    assert deposits_of_block(BLOCK, [transaction], receipts_of(transaction), 1, ETH) == (
-        Deposit(
-            calculate_event_id(1, transaction.hash, Kind.TRANSACTION, 0),
-            transaction.hash,
-            SENDER,
-            ALICE,
-            BaseUnits(10**18),
-            ETH,
-        ),
+@pytest.mark.parametrize(
+    "change", [{"index": 1}, {"validator_index": 1}, {"address": "0x" + "00" * 20}, {"amount_gwei": 1}]
+)
+def test_every_part_of_a_withdrawal_tells_it_apart(change: dict[str, Any]) -> None:
+    """Of two withdrawals to one address of one amount, too."""
+    assert calculate_withdrawal_id(1, msgspec.structs.replace(WITHDRAWAL, **change)) != calculate_withdrawal_id(
+        1, WITHDRAWAL
     )
+    assert calculate_withdrawal_id(2, WITHDRAWAL) != calculate_withdrawal_id(1, WITHDRAWAL)
 
 
-def test_deposits_stand_in_the_blocks_order() -> None:
-    """The order of events of one block is that of its transactions."""
-    transactions = [paid(hex(n), n=n) for n in (3, 1, 2)]
-    found = deposits_of_block(BLOCK, transactions, receipts_of(*transactions), 1, ETH)
-    assert [each.amount for each in found] == [3, 1, 2]
-
-
-def test_a_failed_transfer_is_no_deposit() -> None:
-    """Its receipt says that no value moved."""
-    failed, fine = paid(n=1), paid(n=2)
-    receipts = receipts_of(failed, succeeded=False) | receipts_of(fine)
-    assert [each.txid for each in deposits_of_block(BLOCK, [failed, fine], receipts, 1, ETH)] == [fine.hash]
-
-
-def test_a_contract_creation_is_no_deposit() -> None:
-    """It has no recipient: its value goes to the new contract."""
-    creation = paid(to=None)
-    assert deposits_of_block(BLOCK, [creation], receipts_of(creation), 1, ETH) == ()
-
-
-def test_what_the_gas_account_sends_is_no_deposit() -> None:
-    """It is the wallet's own funding, in whatever case the node writes the sender."""
-    assert not may_be_deposit(paid(sender=checksum_address(SENDER)), SENDER)
-    assert not may_be_deposit(paid(), SENDER)
-    assert may_be_deposit(paid(), ALICE)
-    assert may_be_deposit(paid(), None)
-
-
-@pytest.mark.parametrize("succeeded", [True, False])
-@pytest.mark.parametrize(
-    "receipt",
-    [
-        lambda transaction, succeeded: Receipt(transaction.hash, "0x" + "b2" * 32, succeeded),
-        lambda _, succeeded: Receipt("0x" + "ff" * 32, BLOCK, succeeded),
-    ],
-    ids=["of another block", "of another transaction"],
-)
-def test_a_receipt_of_something_else_is_never_read_as_a_verdict(
-    receipt: Callable[[Transaction, bool], Receipt], succeeded: bool
-) -> None:
-    """Success there says nothing here, and failure there must not hide a deposit here."""
-    transaction = paid()
-    with pytest.raises(NodeInconsistent, match=transaction.hash):
-        deposits_of_block(BLOCK, [transaction], {transaction.hash: receipt(transaction, succeeded)}, 1, ETH)
-
-
-@pytest.mark.parametrize(
-    "transaction",
-    [paid(value="ten"), paid(value=""), paid(to="0x12"), paid(sender="nobody")],
-    ids=["value", "empty value", "recipient", "sender"],
-)
-def test_a_transaction_that_cannot_be_read_stops_the_block(transaction: Transaction) -> None:
-    """It is the node's contradiction, never "no deposit"."""
-    with pytest.raises(NodeInconsistent, match=transaction.hash):
-        deposits_of_block(BLOCK, [transaction], receipts_of(transaction), 1, ETH)
-
-
-@pytest.mark.parametrize(
-    "malformed", ["0x" + "AB" * 32, "0X" + "ab" * 32, "0x" + "zz" * 32, "0x" + "ab" * 31, "\u0661" * 66]
-)
-def test_a_hash_that_is_none_stops_the_block(malformed: str) -> None:
-    """It would become another event id, or an event that no reader can read."""
-    transaction = Transaction(hash=malformed, from_=lower_hex(SENDER), to=lower_hex(ALICE), value="0x1")
-    with pytest.raises(NodeInconsistent, match=BLOCK):
-        deposits_of_block(BLOCK, [transaction], receipts_of(transaction), 1, ETH)
+def test_a_withdrawal_is_announced_without_transaction_and_sender() -> None:
+    """Both are null; all else is as for any deposit."""
+    event_id = calculate_withdrawal_id(1, WITHDRAWAL)
+    deposit = Deposit(event_id, None, None, ALICE, BaseUnits(18_250_123 * 10**9), ETH)
+    record = announce(Announcement(Status.CONFIRMED, deposit, 17, BLOCK, 0, 3), 42, 1, "/wallets/mainnet")
+    value = json.loads(record.value or b"")
+    assert (value["txid"], value["from"], value["value"]) == (None, None, "0.018250123")
+    assert TransactionEvent.model_validate_json(record.value or b"").event_id == event_id
 
 
 # --- what is said --------------------------------------------------------------------------------------------------
