@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import count
 from typing import TypeVar
 
@@ -22,6 +23,13 @@ class FakeRedis:
         self.loses_next_answer = False
         """The next command is carried out, and its sender told that Redis is unreachable."""
         self.tokens = count(1)
+        self.structures: dict[str, object] = {}
+        """By key, what other fakes keep in this Redis."""
+
+    def run(self, script: Callable[[], _T]) -> _T:
+        """EVAL: the script's steps happen together or not at all."""
+        self._connect()
+        return self._answer(script())
 
     def get(self, name: str) -> str | None:
         """The value, None where there is none or its time is over."""
@@ -57,6 +65,7 @@ class FakeRedis:
     def wipe(self) -> None:
         """FLUSHALL, or a restart without persistence."""
         self._keys.clear()
+        self.structures.clear()
 
     def _connect(self) -> None:
         if not self.reachable:

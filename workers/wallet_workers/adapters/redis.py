@@ -73,7 +73,7 @@ class RedisServer:
                 async with asyncio.timeout(PING_TIMEOUT_SECONDS):
                     await client.ping()
         finally:
-            await _close(client)
+            await close_client(client)
 
 
 class RedisLock:
@@ -130,9 +130,10 @@ class RedisLock:
 
     async def close(self) -> None:
         """Close the connection. Releases nothing."""
-        await _close(self._client)
+        await close_client(self._client)
 
 
-async def _close(client: Redis) -> None:
+async def close_client(client: Redis) -> None:
+    """Close its connections. Never raises."""
     with contextlib.suppress(*_FOREIGN_ERRORS):
         await client.aclose()
