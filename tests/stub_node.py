@@ -11,9 +11,11 @@ from typing import Any, Self
 from aiohttp import web
 
 from wallet_core.addresses import Address
+from wallet_core.blocks import Log
 from wallet_core.testing.fake_chain import FakeChain
 from wallet_core.testing.fake_clock import FakeClock
-from wallet_workers.adapters.ethereum import EndpointStatus, EthereumNodes
+from wallet_workers.adapters.endpoints import EndpointStatus
+from wallet_workers.adapters.ethereum import EthereumNodes
 from wallet_workers.adapters.json_rpc import Endpoint, Fault
 
 CHAIN_ID = 1337
@@ -35,8 +37,6 @@ class Stub:
         self.tags = {"latest": chain.tip.number}
         self.sockets: list[web.WebSocketResponse] = []
         self.subscribes = True
-        self.drops_kept_connections = False
-        self._used: set[asyncio.BaseTransport] = set()
         self._runner: web.AppRunner | None = None
         self.port = 0
 
@@ -79,10 +79,6 @@ class Stub:
         call = await request.json()
         self.methods.append(call["method"])
         self.encodings.add(request.headers.get("Accept-Encoding"))
-        if self.drops_kept_connections and request.transport is not None:
-            if request.transport in self._used:
-                request.transport.abort()
-            self._used.add(request.transport)
         if self.respond is not None:
             return await self.respond(call)
         return self.answer(call)
@@ -95,6 +91,11 @@ class Stub:
             return hex(self.chain.chain_id)
         if call["method"] == "eth_getTransactionReceipt":
             return self._receipt(call["params"][0])
+        if call["method"] == "eth_getLogs":
+            return self._logs(call["params"][0])
+        if call["method"] == "eth_getBlockByHash":
+            numbers = {block.header.hash: block.header.number for block in self.chain.blocks}
+            return self._block(numbers[call["params"][0]], False) if call["params"][0] in numbers else None
         tag, with_transactions = call["params"]
         return self._block(self.tags[tag] if tag in self.tags else int(tag, 16), with_transactions)
 
@@ -109,7 +110,18 @@ class Stub:
             "hash": header.hash,
             "parentHash": header.parent_hash,
             "timestamp": hex(header.timestamp),
+            "logsBloom": header.logs_bloom,
             "transactions": bodies if with_transactions else [body["hash"] for body in bodies],
+            "withdrawalsRoot": "0x" + "56" * 32,
+            "withdrawals": [
+                {
+                    "index": hex(each.index),
+                    "validatorIndex": hex(each.validator_index),
+                    "address": each.address,
+                    "amount": hex(each.amount_gwei),
+                }
+                for each in block.withdrawals
+            ],
         }
 
     def _receipt(self, transaction_hash: str) -> Any:
@@ -117,7 +129,23 @@ class Stub:
         if found is None:
             return None
         status = "0x1" if found.succeeded else "0x0"
-        return {"transactionHash": transaction_hash, "blockHash": found.block_hash, "status": status}
+        return {
+            "transactionHash": transaction_hash,
+            "blockHash": found.block_hash,
+            "status": status,
+            "logs": [_log(each) for each in found.logs],
+            "contractAddress": found.contract_address,
+        }
+
+    def _logs(self, wanted: dict[str, Any]) -> Any:
+        for block in self.chain.blocks:
+            if block.header.hash == wanted["blockHash"]:
+                return [
+                    _log(each)
+                    for each in self.chain.logs(block)
+                    if each.address in wanted["address"] and each.topics[0] in wanted["topics"]
+                ]
+        return []  # as some nodes say of a block that they do not know
 
     async def _push(self, request: web.Request) -> web.StreamResponse:
         socket = web.WebSocketResponse()
@@ -127,6 +155,18 @@ class Stub:
                 await socket.send_json({"jsonrpc": "2.0", "id": json.loads(message.data)["id"], "result": "0x1"})
                 self.sockets.append(socket)
         return socket
+
+
+def _log(log: Log) -> dict[str, Any]:
+    return {
+        "address": log.address,
+        "topics": list(log.topics),
+        "data": log.data,
+        "blockHash": log.block_hash,
+        "transactionHash": log.transaction_hash,
+        "logIndex": hex(log.index),
+        "removed": False,
+    }
 
 
 class Seen:
@@ -160,7 +200,14 @@ def new_chain(chain_id: int = CHAIN_ID) -> FakeChain:
 
 @contextlib.asynccontextmanager
 async def nodes_of(
-    *endpoints: Endpoint, clock: FakeClock, seen: Seen, with_finalized: bool = False, timeout: float = 30.0
+    *endpoints: Endpoint,
+    clock: FakeClock,
+    seen: Seen,
+    with_finalized: bool = False,
+    timeout: float = 30.0,
+    quorum: int = 1,
+    verify: bool = False,
+    stale_after_seconds: float = 0,
 ) -> AsyncIterator[EthereumNodes]:
     tasks_before = asyncio.all_tasks()
     async with EthereumNodes(
@@ -169,6 +216,9 @@ async def nodes_of(
         with_finalized=with_finalized,
         clock=clock,
         events=seen,
+        quorum=quorum,
+        verify=verify,
+        stale_after_seconds=stale_after_seconds,
         request_timeout_seconds=timeout,
     ) as nodes:
         yield nodes

@@ -24,11 +24,11 @@ from stub_node import (
     stall,
     until,
 )
-from wallet_core.errors import InvalidSetting, RpcUnreachable, Unavailable, WrongChain
+from wallet_core.errors import InvalidSetting, NodeInconsistent, RpcUnreachable, Unavailable, WrongChain
 from wallet_core.testing.fake_clock import FakeClock
 from wallet_workers.adapters.backoff import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN
 from wallet_workers.adapters.ethereum import EthereumNodes
-from wallet_workers.adapters.json_rpc import Endpoint, Fault
+from wallet_workers.adapters.json_rpc import ANSWER_BYTES_MAX, Endpoint, Fault
 
 # --- nodes that fail -------------------------------------------------------------------------------------------------
 
@@ -89,6 +89,25 @@ async def test_a_node_that_breaks_off_in_an_answer_is_unreachable(clock: FakeClo
                 await nodes.head()
 
 
+async def test_an_answer_without_end_is_given_up(make_stub: Make, clock: FakeClock, seen: Seen) -> None:
+    """Beyond the limit nothing more is read or kept; the next endpoint is asked, and alone it is said why."""
+    endless, other = await make_stub(), await make_stub()
+
+    async def pour(call: dict[str, Any]) -> web.StreamResponse:
+        if call["method"] == "eth_chainId" or call["params"][0] == "0x0":
+            return endless.answer(call)
+        return web.Response(body=bytes(ANSWER_BYTES_MAX + 1), content_type="application/json")
+
+    endless.respond = pour
+    async with nodes_of(endless.endpoint, clock=clock, seen=seen) as nodes:
+        with pytest.raises(NodeInconsistent, match=f"more than {ANSWER_BYTES_MAX} bytes"):
+            await nodes.block(1)
+        assert not nodes.endpoints_status()[0].is_usable
+    async with nodes_of(endless.endpoint, other.endpoint, clock=clock, seen=seen) as nodes:
+        assert await nodes.block(1) == other.chain.blocks[1]
+    assert seen.faults == [(1, Fault.TOO_LARGE)] * 2
+
+
 async def test_a_dead_node_is_unreachable_until_it_is_back(make_stub: Make, clock: FakeClock, seen: Seen) -> None:
     """Nobody listening is told at once, and a restart on the same port is found."""
     stub = await make_stub()
@@ -100,16 +119,6 @@ async def test_a_dead_node_is_unreachable_until_it_is_back(make_stub: Make, cloc
         await stub.start()
         assert (await nodes.head()).tip == stub.chain.tip
     assert {fault for _, fault in seen.faults} == {Fault.CONNECT}
-
-
-async def test_a_kept_connection_that_died_is_no_failure(make_stub: Make, clock: FakeClock, seen: Seen) -> None:
-    """Servers close idle connections; the question is asked again on a new one."""
-    stub = await make_stub()
-    stub.drops_kept_connections = True
-    async with nodes_of(stub.endpoint, clock=clock, seen=seen) as nodes:
-        for _ in range(3):
-            assert (await nodes.head()).tip == stub.chain.tip
-    assert seen.faults == []
 
 
 # --- the right chain -------------------------------------------------------------------------------------------------
@@ -188,11 +197,12 @@ async def test_fail_over_and_back(make_stub: Make, clock: FakeClock, seen: Seen)
 
 
 async def test_a_failing_endpoint_is_asked_less_and_less(make_stub: Make, clock: FakeClock, seen: Seen) -> None:
-    """Pauses double up to a maximum, also for one that proves its chain id each time and then fails."""
+    """Pauses double up to a maximum, also for one that proves its chain each time and then fails."""
     first, second = await make_stub(), await make_stub()
 
     async def prove_then_fail(call: dict[str, Any]) -> web.StreamResponse:
-        return first.answer(call) if call["method"] == "eth_chainId" else await fail(call)
+        is_proof = call["method"] == "eth_chainId" or call["params"][0] == "0x0"
+        return first.answer(call) if is_proof else await fail(call)
 
     first.respond = prove_then_fail
     async with nodes_of(first.endpoint, second.endpoint, clock=clock, seen=seen) as nodes:
@@ -285,4 +295,23 @@ async def test_a_url_that_is_none_is_an_invalid_setting(url: str, clock: FakeClo
     with pytest.raises(InvalidSetting) as raised:
         EthereumNodes([Endpoint(url)], chain_id=1, with_finalized=False, clock=clock, events=seen)
     assert str(raised.value).startswith("chain.rpc[0].url: ")
+    assert_no_secret(raised.value, repr(raised.value))
+
+
+@pytest.mark.parametrize(
+    ("url", "again"),
+    [
+        (f"https://node/{KEY}", f"https://node/{KEY}"),
+        (f"https://node/{KEY}", f"https://NODE:443/{KEY}"),
+        (f"http://:{KEY}@node", f"http://:{KEY}@node/"),
+    ],
+)
+async def test_a_url_that_is_there_twice_is_an_invalid_setting(
+    url: str, again: str, clock: FakeClock, seen: Seen
+) -> None:
+    """One node would have two votes in a quorum. Of URLs that are secrets it shows only here, and none is repeated."""
+    endpoints = [Endpoint(url), Endpoint("https://other"), Endpoint(again)]
+    with pytest.raises(InvalidSetting) as raised:
+        EthereumNodes(endpoints, chain_id=1, with_finalized=False, clock=clock, events=seen, quorum=2)
+    assert str(raised.value) == "chain.rpc[2].url: the same as chain.rpc[0].url"
     assert_no_secret(raised.value, repr(raised.value))

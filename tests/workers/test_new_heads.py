@@ -14,22 +14,36 @@ async def test_an_announcement_wakes_the_waiter(make_stub: Make, clock: FakeCloc
     stub = await make_stub()
     async with nodes_of(stub.pushing_endpoint, clock=clock, seen=seen) as nodes:
         await until(lambda: nodes.endpoints_status()[0].announces_heads)
-        await nodes.wait_for_head(3_600)  # the subscription itself: heads before it may have been missed
-        waiting = asyncio.create_task(nodes.wait_for_head(3_600))
+        heads = await nodes.wait_for_head(3_600, 0)  # the subscription itself: heads before it may have been missed
+        waiting = asyncio.create_task(nodes.wait_for_head(3_600, heads))
         await asyncio.sleep(0)
         assert not waiting.done()
         await stub.announce()
-        await waiting
+        assert await waiting == heads + 1
+
+
+async def test_an_announcement_wakes_every_waiter(make_stub: Make, clock: FakeClock, seen: Seen) -> None:
+    """However many wait, each is woken, and none takes a head from another."""
+    stub = await make_stub()
+    async with nodes_of(stub.pushing_endpoint, clock=clock, seen=seen) as nodes:
+        heads = await nodes.wait_for_head(3_600, 0)
+        waiting = [asyncio.create_task(nodes.wait_for_head(3_600, heads)) for _ in range(3)]
+        await asyncio.sleep(0)
+        await stub.announce()
+        assert await asyncio.gather(*waiting) == [heads + 1] * 3
+        assert await nodes.wait_for_head(3_600, heads) == heads + 1  # who was busy is woken at once
 
 
 async def test_an_announcement_between_two_waits_is_not_lost(make_stub: Make, clock: FakeClock, seen: Seen) -> None:
-    """A head that comes while the last one is worked on ends the next wait at once."""
+    """A head that comes while the last one is worked on ends the next wait at once, and only that one."""
     stub = await make_stub()
     async with nodes_of(stub.pushing_endpoint, clock=clock, seen=seen) as nodes:
         await until(lambda: bool(stub.sockets))
-        await nodes.wait_for_head(3_600)
+        heads = await nodes.wait_for_head(3_600, 0)
         await stub.announce()
-        await nodes.wait_for_head(3_600)
+        later = await nodes.wait_for_head(3_600, heads)
+        assert later == heads + 1
+        assert await nodes.wait_for_head(0.01, later) == later
 
 
 async def test_a_silent_websocket_stops_nothing(make_stub: Make, clock: FakeClock, seen: Seen) -> None:
@@ -37,7 +51,7 @@ async def test_a_silent_websocket_stops_nothing(make_stub: Make, clock: FakeCloc
     stub = await make_stub()
     stub.subscribes = False
     async with nodes_of(stub.pushing_endpoint, clock=clock, seen=seen, timeout=SHORT_SECONDS) as nodes:
-        await nodes.wait_for_head(0.01)
+        await nodes.wait_for_head(0.01, 0)
         assert (await nodes.head()).tip == stub.chain.tip
         await until(lambda: nodes.endpoints_status()[0].announcement_error == "no answer in time")
         assert not nodes.endpoints_status()[0].announces_heads
@@ -49,8 +63,8 @@ async def test_a_quiet_subscription_stays(make_stub: Make, clock: FakeClock, see
     stub = await make_stub()
     async with nodes_of(stub.pushing_endpoint, clock=clock, seen=seen, timeout=SHORT_SECONDS) as nodes:
         await until(lambda: nodes.endpoints_status()[0].announces_heads)
-        await nodes.wait_for_head(3_600)
-        await nodes.wait_for_head(2 * SHORT_SECONDS)
+        heads = await nodes.wait_for_head(3_600, 0)
+        assert await nodes.wait_for_head(2 * SHORT_SECONDS, heads) == heads
         status = nodes.endpoints_status()[0]
         assert (status.announces_heads, status.announcement_error) == (True, None)
 
@@ -60,12 +74,12 @@ async def test_a_lost_websocket_is_opened_again(make_stub: Make, clock: FakeCloc
     stub = await make_stub()
     async with nodes_of(stub.pushing_endpoint, clock=clock, seen=seen) as nodes:
         await until(lambda: bool(stub.sockets))
-        await nodes.wait_for_head(3_600)
+        heads = await nodes.wait_for_head(3_600, 0)
         await stub.stop()
         await until(lambda: nodes.endpoints_status()[0].announcement_error is not None)
         await stub.start()
         clock.advance(BACKOFF_SECONDS_MIN)
-        await nodes.wait_for_head(3_600)
+        await nodes.wait_for_head(3_600, heads)
         assert nodes.endpoints_status()[0].announces_heads
 
 
@@ -75,5 +89,5 @@ async def test_without_a_websocket_waiting_is_polling(make_stub: Make, clock: Fa
     tasks_before = asyncio.all_tasks()
     async with nodes_of(stub.endpoint, clock=clock, seen=seen) as nodes:
         assert asyncio.all_tasks() == tasks_before
-        await nodes.wait_for_head(0.01)
+        await nodes.wait_for_head(0.01, 0)
         assert not nodes.endpoints_status()[0].announces_heads

@@ -12,14 +12,13 @@ and already longer than before cannot be told from one that grew; bootstrap's id
 check stand beside this one.
 
 The same address may come twice, in two records (a command repeated gives the same reply): each *record* is handed out
-once, in the order of its partition. Keys that are no address, and tombstones, are logged and left out; `watch:` keys
-come with their command.
+once, in the order of its partition. A created address and a watched one (`watch:` before its key) are matched alike.
+Keys of any other form, and tombstones, are logged and left out.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Awaitable, Collection, Sequence
 from typing import Any, TypeVar
 
@@ -29,7 +28,7 @@ from aiokafka.errors import OffsetOutOfRangeError
 
 from wallet_core.addresses import Address
 from wallet_core.errors import KafkaUnreachable, TopicsMisconfigured
-from wallet_core.messages import Topic
+from wallet_core.messages import Topic, address_of_key
 from wallet_workers.adapters.kafka_clients import (
     POLL_SLICE_MS,
     READ_COMMITTED,
@@ -48,7 +47,6 @@ FETCH_BYTES_MAX = 4 * 1024 * 1024
 BATCH_ADDRESSES_MAX = 20_000
 """Handed out at a time: ten million at once would be a gigabyte of small objects."""
 
-_ADDRESS_KEY = re.compile(rb"0x[0-9a-f]{40}")
 _log = structlog.get_logger()
 
 _T = TypeVar("_T")
@@ -149,8 +147,7 @@ class KafkaAddressFeed:
                 raise TopicsMisconfigured(f"{self._topic} lost records before they were read") from error
             reached = {partition: await self._consumer.position(partition) for partition in behind}
         records = [record for of_partition in fetched.values() for record in of_partition]
-        addresses = [Address(bytes.fromhex(record.key[2:].decode())) for record in records if _holds_address(record)]
-        return addresses, reached
+        return [address for record in records if (address := _address_of(record)) is not None], reached
 
     async def _or_close(self, reading: Awaitable[_T]) -> _T:
         """After a failure what was fetched and not handed out is fetched again, from the kept positions."""
@@ -161,8 +158,8 @@ class KafkaAddressFeed:
             raise
 
 
-def _holds_address(record: Any) -> bool:
-    if record.key is not None and record.value is not None and _ADDRESS_KEY.fullmatch(record.key):
-        return True
-    _log.warning("address_record_ignored", topic=record.topic, partition=record.partition, offset=record.offset)
-    return False
+def _address_of(record: Any) -> Address | None:
+    address = None if record.value is None else address_of_key(record.key)
+    if address is None:
+        _log.warning("address_record_ignored", topic=record.topic, partition=record.partition, offset=record.offset)
+    return address

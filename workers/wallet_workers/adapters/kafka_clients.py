@@ -30,6 +30,7 @@ from aiokafka import errors as foreign
 from aiokafka.admin import AIOKafkaAdminClient
 
 from wallet_core.errors import KafkaUnreachable, TopicsMisconfigured, WalletError
+from wallet_workers.adapters.kafka_header_names import mend_header_names
 
 REQUEST_TIMEOUT_MS = 5_000
 """Until one request counts as lost and its connection is closed."""
@@ -62,6 +63,7 @@ _OWN_ERROR: tuple[tuple[type[BaseException], type[WalletError]], ...] = (
     (foreign.KafkaError, KafkaUnreachable),
     (foreign.IllegalOperation, KafkaUnreachable),
     (foreign.ConsumerStoppedError, KafkaUnreachable),
+    (UnicodeDecodeError, KafkaUnreachable),  # a header's name that `mend_header_names` did not get hold of
     (AssertionError, KafkaUnreachable),  # aiokafka's answer to any call after a fatal error
     (OSError, KafkaUnreachable),
     (TimeoutError, KafkaUnreachable),
@@ -129,6 +131,7 @@ class KafkaClients:
             enable_auto_commit=False,
             **more,
         )
+        mend_header_names(consumer)
         await self._start(consumer, stop_consumer)
         return consumer
 

@@ -49,7 +49,6 @@ from wallet_workers.adapters.kafka_clients import (
     require_topic,
     stop_consumer,
 )
-from wallet_workers.adapters.kafka_header_names import mend_header_names
 from wallet_workers.adapters.kafka_sending import send_all
 
 BATCH_MESSAGES_MAX = 500
@@ -122,7 +121,6 @@ class KafkaCommandQueue:
             heartbeat_interval_ms=HEARTBEAT_INTERVAL_MS,
             max_poll_interval_ms=IDLE_SECONDS_MAX * 1000,
         )
-        mend_header_names(consumer)
         try:
             await require_topic(consumer, self._topic)
         except BaseException:

@@ -5,10 +5,10 @@ producer sends. aiokafka decodes the names while it unpacks a batch and raises o
 before and behind, in that batch and in the other partitions that were just drained, are gone from its buffer, and the
 next fetch runs into the same bytes. One message of a careless caller would stop its partition for ever.
 
-So a consumer that reads what strangers write gets its fetched bytes mended before they are unpacked: in a name that is
-not UTF-8 each byte that is not ASCII is replaced by SUB, ASCII's own substitute for a character in error. Nothing else
-of the record changes, length and offset included. Whoever reads the record sees the SUB in the name, and refuses it
-(see `wallet_core.commands`).
+So every consumer gets its fetched bytes mended before they are unpacked, for strangers may write to any topic: in a
+name that is not UTF-8 each byte that is not ASCII is replaced by SUB, ASCII's own substitute for a character in error.
+Nothing else of the record changes, length and offset included. Whoever reads the record's headers sees the SUB in the
+name, and may refuse it (see `wallet_core.commands`).
 
 The look costs one more unpacking by aiokafka's C code, a microsecond a record; only a batch that cannot be unpacked is
 taken apart here (record batch, format 2: KIP-98, KIP-82).
@@ -25,7 +25,6 @@ from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.util import calc_crc32c, decode_varint
 
 from wallet_core.commands import SUBSTITUTE
-from wallet_workers.adapters.kafka_clients import Consumer
 
 _FETCH_API_KEY = 1
 _BATCH_HEADER = struct.Struct(">qiibIhiqqqhii")
@@ -47,7 +46,7 @@ _DECOMPRESS: Mapping[int, Callable[[bytes], bytes]] = {
 _ASCII_ONLY = bytes(range(0x80)) + SUBSTITUTE.encode() * 0x80
 
 
-def mend_header_names(consumer: Consumer) -> None:
+def mend_header_names(consumer: Any) -> None:
     """Let this consumer read every record; to be called before it fetches."""
     client = consumer._client
     send = client.send
