@@ -5,13 +5,19 @@ service takes one of its own from `make_kafka`, `make_redis`, `make_ganache` or 
 missing program ends the session: a component test that was skipped has shown nothing.
 """
 
+import functools
+import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
+from component.nursery import ForkedProcess
+from component.worker_processes import ANSWER_SECONDS_MAX, Launch
 from devstack.errors import DevstackError
+from devstack.processes import Child, wait_until
 from devstack.services import Anvil, Ganache, Kafka, Redis, Service
 from devstack.tools import Tools, install
 
@@ -101,3 +107,22 @@ def make_ganache(tools: Tools, tmp_path: Path) -> Iterator[Make[Ganache]]:
 @pytest.fixture
 def make_anvil(tools: Tools, tmp_path: Path) -> Iterator[Make[Anvil]]:
     yield from _factory(Anvil, tools, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
+    """Starts workers from a nursery."""
+    directory = tmp_path_factory.mktemp("nursery")
+    path = directory / "socket"
+    environ = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),  # what pytest has found
+        "OPENBLAS_NUM_THREADS": "1",  # a process with threads must not fork
+    }
+    program = [sys.executable, "-m", "component.nursery", str(path)]
+    child = Child.start(program, directory / "log", bound=True, env=environ)
+    try:
+        assert wait_until(path.exists, ANSWER_SECONDS_MAX), child.last_words()
+        yield functools.partial(ForkedProcess, path)
+    finally:
+        child.kill()

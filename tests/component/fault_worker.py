@@ -3,7 +3,8 @@
 An *effect* is a call by which a worker changes the world or its claim on it: every such method of its ports, and every
 request of its Kafka producers that Kafka remembers. Each goes through `Faults.around`, which numbers it, writes its
 name to a file, and at the chosen number, before or after it, sends SIGKILL or SIGSTOP to its own process. So nothing of
-the process runs between the effect and the signal. Environment:
+the process runs between the effect and the signal. A call that is repeated until it gives something (`POLLS`) counts
+once it did, for otherwise it has changed nothing. Environment:
 
     FAULT_FILE     each counted effect's name, a line each; then "<action> <when> <number> <name>" where it acted
     FAULT_COUNTED  the names that are counted, with spaces between: names count apart what comes in no fixed order
@@ -11,21 +12,11 @@ the process runs between the effect and the signal. Environment:
     FAULT_WHEN     before | after
     FAULT_ACTION   kill | stop
     FAULT_AHEAD    "fails": no producer can be started ahead, so every append starts its own, behind the deadline check
-
-`python fault_worker.py <socket>` is a *nursery*: it has imported everything and forks a worker for each request, in
-milliseconds instead of a second, for the enumeration starts a thousand. A request is one connection to the socket: a
-line of JSON {"role", "environment", "log"}; the answer is the pid, and later, when it has ended, its exit code.
-Workers die with the nursery, the nursery with whoever started it.
 """
 
-import ctypes
 import functools
-import json
 import os
-import selectors
 import signal
-import socket
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import fields, replace
@@ -38,24 +29,29 @@ from wallet_workers.__main__ import ROLES, RoleParts, main
 from wallet_workers.adapters.kafka_clients import KafkaClients
 from wallet_workers.wiring import Process
 
-PR_SET_PDEATHSIG = 1
 PORT_EFFECTS: Mapping[str, frozenset[str]] = {
     "lock": frozenset({"acquire", "renew", "release"}),
     "ledger": frozenset({"recover", "append"}),
     "queue": frozenset({"start", "commit"}),
     "topics": frozenset({"create"}),
+    "board": frozenset({"open", "post", "take", "withdraw", "close", "claim", "hand_back", "put_back"}),
 }
-"""By the port's name in its role's dataclass. A port that is not here only reads."""
+"""By the port's name in its role's dataclass. A port that is not here only reads. A renewal (the board's `renew`, and
+`announce`) moves a deadline only, and what comes of that is seen at the lock's."""
+POLLS = frozenset({"board.take", "board.claim"})
 PRODUCER_EFFECTS = frozenset(
     {"start", "send_batch", "send_offsets_to_transaction", "commit_transaction", "abort_transaction"}
 )
 LOCK_EFFECTS = frozenset(f"lock.{effect}" for effect in PORT_EFFECTS["lock"])
+SCANNER_EFFECTS = frozenset({"board.claim", "board.hand_back", "board.put_back"})
+"""They come beside the sequencer's, in no fixed order."""
 WORK_EFFECTS = (
     frozenset(
         {f"{port}.{effect}" for port, effects in PORT_EFFECTS.items() for effect in effects}
         | {f"producer.{effect}" for effect in PRODUCER_EFFECTS}
     )
     - LOCK_EFFECTS
+    - SCANNER_EFFECTS
 )
 SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
@@ -71,6 +67,7 @@ class Faults:
         self._action = environ["FAULT_ACTION"]
         self._ahead_fails = environ.get("FAULT_AHEAD") == "fails"
         self._number = 0
+        self._has_acted = False
         self.ledger_calls = 0
         """How many calls of the ledger are under way."""
 
@@ -82,6 +79,8 @@ class Faults:
     async def around(self, name: str, effect: Callable[[], Awaitable[Any]]) -> Any:
         if name not in self._counted:
             return await effect()
+        if name in POLLS:
+            return await self._around_poll(name, effect)
         self._number += 1
         number = self._number
         self._note(name)
@@ -91,8 +90,18 @@ class Faults:
         finally:
             self._act("after", number, name)
 
+    async def _around_poll(self, name: str, effect: Callable[[], Awaitable[Any]]) -> Any:
+        self._act("before", self._number + 1, name)
+        given = await effect()
+        if given is not None:
+            self._number += 1
+            self._note(name)
+            self._act("after", self._number, name)
+        return given
+
     def _act(self, when: str, number: int, name: str) -> None:
-        if (when, number) == (self._when, self._at):
+        if (when, number) == (self._when, self._at) and not self._has_acted:
+            self._has_acted = True
             self._note(f"{self._action} {when} {number} {name}")
             os.kill(os.getpid(), SIGNALS[self._action])
 
@@ -183,74 +192,6 @@ def faulty(parts: RoleParts, faults: Faults) -> RoleParts:
 
 
 def run(role: str, environ: Mapping[str, str]) -> int:
-    """A worker's life, with faults where its environment asks for them."""
-    if "FAULT_FILE" not in environ:
-        return main([role], environ)
+    """The life of a worker with faults."""
     faults = Faults(environ)
     return main([role], environ, {each: faulty(parts, faults) for each, parts in ROLES.items() if each in list(Role)})
-
-
-class Nursery:
-    """See the module."""
-
-    def __init__(self, path: str) -> None:
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(path)
-        self._listener.listen()
-        self._callers: dict[int, socket.socket] = {}
-        self._libc = ctypes.CDLL(None)
-
-    def serve(self) -> None:
-        """For ever."""
-        wake_in, wake_out = socket.socketpair()
-        wake_in.setblocking(False)
-        wake_out.setblocking(False)
-        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
-        signal.set_wakeup_fd(wake_in.fileno())
-        selector = selectors.DefaultSelector()
-        selector.register(self._listener, selectors.EVENT_READ)
-        selector.register(wake_out, selectors.EVENT_READ)
-        while True:
-            for key, _ in selector.select():
-                if key.fileobj is self._listener:
-                    self._bear(self._listener.accept()[0])
-                else:
-                    wake_out.recv(4096)
-                    self._bury()
-
-    def _bear(self, caller: socket.socket) -> None:
-        request = json.loads(caller.makefile("rb").readline())
-        pid = os.fork()
-        if pid == 0:
-            self._become(request)
-        self._callers[pid] = caller
-        caller.sendall(f"{pid}\n".encode())
-
-    def _become(self, request: Mapping[str, Any]) -> None:
-        """In the child: never returns."""
-        code = 1
-        try:
-            self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            os.setpgid(0, 0)
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            output = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            os.closerange(3, 1024)
-            code = run(request["role"], request["environment"])
-            sys.stdout.flush()
-        finally:
-            os._exit(code)
-
-    def _bury(self) -> None:
-        while self._callers:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                return
-            with self._callers.pop(pid) as caller, suppress(OSError):
-                caller.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
-
-
-if __name__ == "__main__":
-    Nursery(sys.argv[1]).serve()

@@ -19,9 +19,12 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.client import ConnectionGroup, CoordinationType
+from aiokafka.errors import ConcurrentTransactions, CoordinatorLoadInProgressError, NoError, for_code
+from aiokafka.protocol.transaction import EndTxnRequest
 
 from wallet_core.messages import Record, Topic
-from wallet_core.testing.fake_broker import FakeBroker, FakeProducer
+from wallet_core.testing.fake_broker import FakeBroker, FakeProducer, ProducerFenced
 from wallet_core.testing.fake_clock import FakeClock
 from wallet_core.testing.fake_kafka import (
     FakeAddressFeed,
@@ -31,10 +34,13 @@ from wallet_core.testing.fake_kafka import (
     FakeTopicAdmin,
     nothing,
 )
+from wallet_core.testing.fake_orders import FakeOrderFeed, FakePublishedEvents
 from wallet_workers.adapters.kafka_addresses import BATCH_ADDRESSES_MAX, KafkaAddressFeed
 from wallet_workers.adapters.kafka_clients import START_TIMEOUT_SECONDS, KafkaClients, discard
 from wallet_workers.adapters.kafka_commands import KafkaCommandQueue
 from wallet_workers.adapters.kafka_ledger import KafkaLedger
+from wallet_workers.adapters.kafka_orders import KafkaOrderFeed
+from wallet_workers.adapters.kafka_published import KafkaPublishedEvents
 from wallet_workers.adapters.kafka_state import KafkaStateView
 from wallet_workers.adapters.kafka_topics import KafkaTopicAdmin
 
@@ -42,6 +48,7 @@ WORLDS = ["fake", "kafka"]
 REQUEST_TIMEOUT_MS = 2_000
 SETTLE_SECONDS_MAX = 20
 TRANSACTION_TIMEOUT_MS = 15_000
+STALL_SECONDS = 3.0
 
 Before = Callable[[str], Awaitable[None]]
 
@@ -51,6 +58,16 @@ class OpenTransaction(ABC):
 
     @abstractmethod
     async def commit(self) -> None: ...
+    @abstractmethod
+    async def go_on(self, records: Sequence[Record]) -> None:
+        """Begin the same producer's next transaction, after the commit, and send in it."""
+
+    @abstractmethod
+    async def end_late(self) -> bool:
+        """Let an EndTxn of this producer, to commit, come to the broker now, whatever was ended or started meanwhile.
+
+        It is a request that was under way when its sender gave it up, or a second copy of one. Whether it was accepted.
+        """
 
 
 class KafkaWorld(ABC):
@@ -69,6 +86,10 @@ class KafkaWorld(ABC):
     def feed(self, *, partitions: int) -> Any: ...
     @abstractmethod
     def state_view(self) -> Any: ...
+    @abstractmethod
+    def orders(self) -> Any: ...
+    @abstractmethod
+    def published(self) -> Any: ...
     @abstractmethod
     def admin(self) -> Any: ...
     @abstractmethod
@@ -109,11 +130,23 @@ class KafkaWorld(ABC):
 
 
 class _FakeTransaction(OpenTransaction):
-    def __init__(self, producer: FakeProducer) -> None:
+    def __init__(self, producer: FakeProducer, prefix: str) -> None:
         self._producer = producer
+        self._prefix = prefix
 
     async def commit(self) -> None:
         self._producer.commit()
+
+    async def go_on(self, records: Sequence[Record]) -> None:
+        for record in records:
+            self._producer.send(self._prefix + record.topic, record.key, record.value)
+
+    async def end_late(self) -> bool:
+        try:
+            self._producer.commit()
+        except ProducerFenced:
+            return False
+        return True
 
 
 class FakeWorld(KafkaWorld):
@@ -149,6 +182,12 @@ class FakeWorld(KafkaWorld):
     def state_view(self) -> FakeStateView:
         return FakeStateView(self.broker, self.prefix + Topic.STATE_SYNC)
 
+    def orders(self) -> FakeOrderFeed:
+        return FakeOrderFeed(self.broker, topic_prefix=self.prefix)
+
+    def published(self) -> FakePublishedEvents:
+        return FakePublishedEvents(self.broker, topic_prefix=self.prefix)
+
     def admin(self) -> FakeTopicAdmin:
         return FakeTopicAdmin(self.broker, topic_prefix=self.prefix)
 
@@ -162,10 +201,9 @@ class FakeWorld(KafkaWorld):
         self.broker.produce(self.prefix + topic, key, value, partition=partition)
 
     async def open_transaction(self, transactional_id: str, records: Sequence[Record]) -> OpenTransaction:
-        producer = self.broker.start_producer(transactional_id)
-        for record in records:
-            producer.send(self.prefix + record.topic, record.key, record.value)
-        return _FakeTransaction(producer)
+        transaction = _FakeTransaction(self.broker.start_producer(transactional_id), self.prefix)
+        await transaction.go_on(records)
+        return transaction
 
     async def fence(self, transactional_id: str) -> None:
         self.broker.start_producer(transactional_id)
@@ -206,11 +244,34 @@ class HookedProducer(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka publis
 
 
 class _RealTransaction(OpenTransaction):
-    def __init__(self, producer: AIOKafkaProducer) -> None:
+    def __init__(self, producer: AIOKafkaProducer, prefix: str) -> None:
         self.producer = producer
+        self._prefix = prefix
 
     async def commit(self) -> None:
         await self.producer.commit_transaction()
+
+    async def go_on(self, records: Sequence[Record]) -> None:
+        await self.producer.begin_transaction()
+        arrivals = [await self.producer.send(self._prefix + each.topic, each.value, each.key) for each in records]
+        await asyncio.gather(*arrivals)
+
+    async def end_late(self) -> bool:
+        """As aiokafka sends it, which has no call for that."""
+        sender, manager = self.producer._sender, self.producer._txn_manager
+        coordinator = await sender._find_coordinator(CoordinationType.TRANSACTION, manager.transactional_id)
+        request = EndTxnRequest(
+            transactional_id=manager.transactional_id,
+            producer_id=manager.producer_id,
+            producer_epoch=manager.producer_epoch,
+            transaction_result=True,
+        )
+        async with asyncio.timeout(SETTLE_SECONDS_MAX):
+            while True:
+                answer = await self.producer.client.send(coordinator, request, group=ConnectionGroup.COORDINATION)
+                error = for_code(answer.error_code)
+                if error not in {ConcurrentTransactions, CoordinatorLoadInProgressError}:  # else ask again
+                    return error is NoError
 
     async def close(self) -> None:
         await discard(self.producer)
@@ -263,6 +324,14 @@ class RealWorld(KafkaWorld):
     def state_view(self) -> KafkaStateView:
         return KafkaStateView(self.clients(), self.prefix + Topic.STATE_SYNC)
 
+    def orders(self) -> KafkaOrderFeed:
+        feed = KafkaOrderFeed(self.clients(), topic_prefix=self.prefix)
+        self.opened.append(feed)
+        return feed
+
+    def published(self) -> KafkaPublishedEvents:
+        return KafkaPublishedEvents(self.clients(), topic_prefix=self.prefix, stall_seconds=STALL_SECONDS)
+
     def admin(self) -> KafkaTopicAdmin:
         return KafkaTopicAdmin(self.clients(), topic_prefix=self.prefix)
 
@@ -285,12 +354,10 @@ class RealWorld(KafkaWorld):
 
     async def open_transaction(self, transactional_id: str, records: Sequence[Record]) -> OpenTransaction:
         producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap_servers, transactional_id=transactional_id)
-        transaction = _RealTransaction(producer)
+        transaction = _RealTransaction(producer, self.prefix)
         self.opened.append(transaction)
         await producer.start()
-        await producer.begin_transaction()
-        arrivals = [await producer.send(self.prefix + each.topic, each.value, each.key) for each in records]
-        await asyncio.gather(*arrivals)
+        await transaction.go_on(records)
         return transaction
 
     async def fence(self, transactional_id: str) -> None:

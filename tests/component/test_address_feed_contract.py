@@ -76,11 +76,20 @@ class TestAddressFeed:
         await publish(world, 2)
         assert list(await read(feed)) == [address(2)]
 
+    async def test_watched_addresses_are_handed_out_too(self, world: KafkaWorld) -> None:
+        """With `watch:` before the key; an address that is both comes once a record, and the set takes it once."""
+        await world.create(Topic.ADDRESS_CREATED, 1)
+        feed = world.feed(partitions=1)
+        await world.produce(Topic.ADDRESS_CREATED, b"watch:" + created(1).key, b"{}")
+        await publish(world, 1, 2)
+        assert list(await read(feed)) == [address(1), address(1), address(2)]
+
     async def test_other_keys_are_left_out(self, world: KafkaWorld) -> None:
         """What is no address, and an address taken out by a tombstone, does not stop the feed."""
         await world.create(Topic.ADDRESS_CREATED, 1)
         feed = world.feed(partitions=1)
-        await world.produce(Topic.ADDRESS_CREATED, b"watch:0x" + b"11" * 20, b"{}")
+        await world.produce(Topic.ADDRESS_CREATED, b"watched:0x" + b"11" * 20, b"{}")
+        await world.produce(Topic.ADDRESS_CREATED, b"watch:0x" + b"AA" * 20, b"{}")
         await world.produce(Topic.ADDRESS_CREATED, b"\xff\xfe", b"{}")
         await world.produce(Topic.ADDRESS_CREATED, created(1).key, None)
         await publish(world, 2)

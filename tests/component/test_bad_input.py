@@ -50,7 +50,7 @@ BAD_COMMANDS: Mapping[str, Bad] = {
     "5,000 nested objects in meta": Bad("bad_json", b'{"type":"create_account","meta":' + b'{"a":' * 5_000),
     "no type": Bad("unknown_type", b'{"id": "x"}'),
     "unknown type": Bad("unknown_type", command(type="close_account")),
-    "a type of a later release": Bad("unknown_type", command(type="watch_address")),
+    "nothing to watch": Bad("bad_address", command(type="watch_address")),
     "meta is an array": Bad("bad_meta", command(meta=[1])),
     "meta is null": Bad("bad_meta", command(meta=None)),
     "NaN in meta": Bad("bad_meta", b'{"type": "create_account", "id": "x", "meta": {"a": NaN}}'),

@@ -99,6 +99,46 @@ class TestCommandQueue:
 
         assert await answered(world) == [b"1"]
 
+    async def test_a_closed_queue_is_over(self, world: KafkaWorld) -> None:
+        """It serves nothing, gives nothing and takes nothing; to close it again, or before its start, is no error."""
+        await topics(world)
+        await world.produce(Topic.COMMAND, b"a", b"1")
+        queue = world.queue()
+        await queue.start()
+        batch = await some_batch(queue)
+        for _ in range(2):
+            await queue.close()
+            assert queue.assigned_partitions == ()
+            with pytest.raises(KafkaUnreachable):
+                await queue.commit(batch, replies(batch))
+            with pytest.raises(KafkaUnreachable):
+                await queue.next_batch(0)
+        await world.queue().close()
+        assert await answered(world) == []
+
+    @pytest.mark.parametrize("step", ["send", "commit"])
+    async def test_closed_in_the_middle_of_a_commit(self, world: KafkaWorld, step: str) -> None:
+        """The commit fails, nothing of it is seen, and whoever takes over is given the batch."""
+        await topics(world)
+        await world.produce(Topic.COMMAND, b"a", b"1")
+
+        async def close(at: str) -> None:
+            if at == step:
+                await first.close()
+
+        first = world.queue(close)
+        await first.start()
+        batch = await some_batch(first)
+        with pytest.raises(KafkaUnreachable):
+            await first.commit(batch, replies(batch))
+
+        second = world.queue()
+        await second.start()
+        again = await some_batch(second)
+        assert [(each.offset, each.value) for each in again] == [(each.offset, each.value) for each in batch]
+        await second.commit(again, replies(again))
+        assert await answered(world) == [b"1"]
+
     @pytest.mark.parametrize("step", ["send", "commit"])
     async def test_a_zombie_writes_nothing(self, world: KafkaWorld, step: str) -> None:
         """Whoever was replaced in the middle of a batch fails, is broken for good, and its answers are never seen."""
@@ -124,6 +164,31 @@ class TestCommandQueue:
         batch = await some_batch(successor)
         await successor.commit(batch, replies(batch))
         assert await answered(world) == [b"1"]
+
+    async def test_a_lost_answer_of_the_commit(self, world: KafkaWorld) -> None:
+        """The queue is broken though all was written: whoever takes over goes on behind the batch."""
+        await topics(world)
+        await world.produce(Topic.COMMAND, b"a", b"1")
+
+        async def lose(at: str) -> None:
+            if at == "committed":
+                raise KafkaUnreachable("the answer was lost")
+
+        first = world.queue(lose)
+        await first.start()
+        batch = await some_batch(first)
+        with pytest.raises(KafkaUnreachable):
+            await first.commit(batch, replies(batch))
+        with pytest.raises(KafkaUnreachable):
+            await first.next_batch(0)
+        await first.close()
+        await world.produce(Topic.COMMAND, b"a", b"2")
+
+        second = world.queue()
+        await second.start()
+        batch = await some_batch(second)
+        await second.commit(batch, replies(batch))
+        assert await answered(world) == [b"1", b"2"]
 
     async def test_answers_and_consumption_are_one(self, world: KafkaWorld) -> None:
         """Before the commit nothing is visible."""

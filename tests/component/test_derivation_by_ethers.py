@@ -14,7 +14,7 @@ from mnemonic import Mnemonic
 
 from devstack.tools import Tools
 from wallet_cli.keys import SEED_BITS
-from wallet_core.accounts import AccountKey, create_account_reply
+from wallet_core.accounts import AccountKey, command_reply
 from wallet_core.addresses import checksum_address
 from wallet_core.keys import AccountKeys, derive_account_keys
 from wallet_core.ports import CommandMessage
@@ -56,7 +56,7 @@ def _by_ethers(tools: Tools, cases: list[dict[str, Any]]) -> Any:
 
 def _by_us(keys: AccountKeys, message: CommandMessage) -> dict[str, str]:
     key = AccountKey.from_xpub(keys.xpub, keys.fingerprint)
-    reply = json.loads(create_account_reply(key, message, chain_id=1, source="/w/m").value or b"")
+    reply = json.loads(command_reply(key, message, chain_id=1, source="/w/m").value or b"")
     return {
         "path": reply["path"],
         "address": reply["address"],

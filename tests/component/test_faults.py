@@ -6,17 +6,16 @@ effect. After each story a `read_committed` reader must have seen every event on
 goes back. What was killed is started again, as a supervisor would; what was stopped finds, when it wakes, that a second
 worker has gone on, and both live on through one more deposit.
 
-Each effect of the lock is counted for itself, for renewals come by the clock and would shift the others' numbers.
+Each effect of the lock is counted for itself, for renewals come by the clock and would shift the others' numbers; so
+are a scanner's, which come beside the sequencer's.
+
+Sync has three stories: of the head; of catching up by spans, which one worker alone offers, scans and takes; and of an
+order, a rescan that finds what was paid to an address before it was watched.
 """
 
 import asyncio
-import functools
 import itertools
-import json
-import os
 import signal
-import socket
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -26,25 +25,28 @@ from pathlib import Path
 
 import pytest
 
-from component.fault_worker import LOCK_EFFECTS, WORK_EFFECTS
+from component.fault_worker import LOCK_EFFECTS, SCANNER_EFFECTS, WORK_EFFECTS
+from component.sent_orders import order, outcome, watch
 from component.worker_processes import (
-    ANSWER_SECONDS_MAX,
     CONFIRMATION_DEPTH,
     LOOK_SECONDS,
+    SETTLE_DEPTH,
     Journal,
     Launch,
+    Seen,
     Wallet,
     Worker,
     WorkerProcess,
     eventually,
     running_wallet,
 )
-from devstack.processes import Child, wait_until
 from devstack.services import Anvil, Kafka, Redis
 from devstack.tools import Tools
 from wallet_core.checkpoint import CHECKPOINT_KEY, IDENTITY_KEY
 from wallet_core.messages import Topic
+from wallet_core.orders import OrderStatus
 from wallet_core.settings import Role
+from wallet_core.spans import FAR_BEHIND_BLOCKS_MIN
 
 STORIES_AT_ONCE = 4
 """Most of a story is waiting: for a lock's life to end, for a block, for a poll."""
@@ -56,61 +58,10 @@ TUNING = {"lockTtlSeconds": 1, "transactionTimeoutSeconds": 5, "pollSeconds": 0.
 RENEWAL = "lock.renew"
 BAD_COMMAND = b"no JSON"
 STRANGER = "0x" + "11" * 20
+LATELY_WATCHED = "0x" + "22" * 20
+BLOCKS_BEHIND = FAR_BEHIND_BLOCKS_MIN + SETTLE_DEPTH
 
 Say = Callable[[str], None]
-
-
-# --- workers that are born in milliseconds ----------------------------------------------------------------------------
-
-
-class ForkedProcess:
-    """A worker that the nursery forked."""
-
-    def __init__(self, nursery: Path, role: Role, variables: Mapping[str, str], log: Path) -> None:
-        self.log = log
-        log.touch()
-        request = {"role": role.value, "environment": dict(variables), "log": str(log)}
-        self._connection = socket.socket(socket.AF_UNIX)
-        self._connection.settimeout(ANSWER_SECONDS_MAX)
-        self._connection.connect(str(nursery))
-        self._connection.sendall(json.dumps(request).encode() + b"\n")
-        with self._connection.makefile("rb", buffering=0) as answer:
-            self.pid = int(answer.readline())
-        self._connection.setblocking(False)
-        self._exit_code: int | None = None
-
-    @property
-    def exit_code(self) -> int | None:
-        if self._exit_code is None:
-            try:
-                self._exit_code = int(self._connection.recv(64))
-            except BlockingIOError:
-                return None
-            self._connection.close()
-        return self._exit_code
-
-    def signal(self, number: signal.Signals) -> None:
-        if self.exit_code is None:
-            os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        self.signal(signal.SIGKILL)
-        assert wait_until(lambda: self.exit_code is not None, ANSWER_SECONDS_MAX)
-
-
-@pytest.fixture(scope="module")
-def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
-    """Starts workers from a nursery."""
-    directory = tmp_path_factory.mktemp("nursery")
-    path = directory / "socket"
-    one_thread = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # a process with threads must not fork
-    program = Path(__file__).with_name("fault_worker.py")
-    child = Child.start([sys.executable, program, path], directory / "log", bound=True, env=one_thread)
-    try:
-        assert wait_until(path.exists, ANSWER_SECONDS_MAX), child.last_words()
-        yield functools.partial(ForkedProcess, path)
-    finally:
-        child.kill()
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +105,8 @@ class Fault:
     action: str
     when: str
     at: int
+    story: str = "head"
+    """Of sync: head, behind or order."""
     starts_late: bool = False
     """Whether every append starts its producer itself, behind the look at the lock's deadline."""
 
@@ -266,7 +219,11 @@ class Story:
         acts = {
             Role.BOOTSTRAP: [self._begin, self._open_account, self._deposit],
             Role.COMMAND: [self._begin, self._open_account, self._send_more_commands],
-            Role.SYNC: [self._begin, self._open_account, self._deposit, self._fork, self._confirm],
+            Role.SYNC: {
+                "head": [self._begin, self._open_account, self._deposit, self._fork, self._confirm],
+                "behind": [self._catch_up, self._deposit],
+                "order": [self._rescan, self._open_account, self._deposit],
+            }[self._fault.story],
         }[self._fault.role]
         if RENEWAL in self._fault.counted:
             acts.append(self._outlive_a_renewal)
@@ -317,6 +274,10 @@ class Story:
         else:
             await self._wallet.bootstrap()
             self._start(Role.COMMAND)
+            if self._fault.story == "behind":
+                await self._fall_behind()
+            if self._fault.story == "order":
+                await self._pay_too_early()
             if self._fault.role is Role.SYNC:
                 self._start(Role.SYNC)
 
@@ -368,6 +329,37 @@ class Story:
         ((txid, statuses),) = self._told.items()
         await self._wallet.rpc("anvil_mine", hex(CONFIRMATION_DEPTH - 1))
         await self._until(txid, *statuses, "confirmed")
+
+    async def _fall_behind(self) -> None:
+        """Two spans of blocks, each with a deposit."""
+        await self._open_account()
+        for _ in range(2):
+            self._told[await self._wallet.pay(self._address)] = ["confirmed"]
+            await self._wallet.rpc("anvil_mine", hex(BLOCKS_BEHIND // 2))
+
+    async def _catch_up(self) -> None:
+        for txid in list(self._told):
+            await self._until(txid, "confirmed")
+
+    async def _pay_too_early(self) -> None:
+        """What is paid to an address that is watched only afterwards."""
+        for _ in range(2):
+            self._told[await self._wallet.pay(LATELY_WATCHED)] = ["confirmed"]
+            await self._wallet.mine()
+        await self._wallet.rpc("anvil_mine", hex(SETTLE_DEPTH))
+
+    async def _rescan(self) -> None:
+        """Watched once the head has passed, and found by the order only."""
+        tip = int(await self._wallet.rpc("eth_blockNumber"), 16)
+        journal = await self._wallet.journal()
+        await journal.until(Topic.STATE_SYNC, lambda seen: any(passed(each, tip) for each in seen))
+        await watch(self._wallet, LATELY_WATCHED)
+        self._accounts += 1
+        rescan = await order(self._wallet, type="rescan", from_block=0, to_block=tip - SETTLE_DEPTH)
+        done = await outcome(self._wallet, rescan)
+        assert (done.status, done.published) == (OrderStatus.DONE, len(self._told))
+        for txid in list(self._told):
+            await self._until(txid, "confirmed")
 
     async def _outlive_a_renewal(self) -> None:
         await eventually(self._patient.has_renewed, bool)
@@ -431,6 +423,11 @@ class Story:
         assert len(said) == len({key for key, _ in said}) == self._accounts
 
 
+def passed(record: Seen, number: int) -> bool:
+    """Whether a record of the state is a checkpoint at or above a block."""
+    return record.key == CHECKPOINT_KEY and int(record.json()["tip"]["number"]) >= number
+
+
 # --- the enumeration --------------------------------------------------------------------------------------------------
 
 
@@ -442,10 +439,13 @@ class Case:
     counted: frozenset[str]
     expected: frozenset[str]
     """Some effects that its story must have had."""
+    story: str = "head"
     starts_late: bool = False
 
 
 SYNC_EFFECTS = frozenset({"ledger.recover", "ledger.append", "producer.start", "producer.send_batch"})
+OFFERING_EFFECTS = SYNC_EFFECTS | {f"board.{effect}" for effect in ("open", "post", "take", "close")}
+SCANNING_EFFECTS = frozenset({"board.claim", "board.put_back"})
 CASES: Mapping[str, Case] = {
     "bootstrap": Case(
         Role.BOOTSTRAP,
@@ -459,6 +459,9 @@ CASES: Mapping[str, Case] = {
     ),
     "sync": Case(Role.SYNC, WORK_EFFECTS, SYNC_EFFECTS),
     "sync that starts each producer inside its append": Case(Role.SYNC, WORK_EFFECTS, SYNC_EFFECTS, starts_late=True),
+    "sync that catches up": Case(Role.SYNC, WORK_EFFECTS, OFFERING_EFFECTS, story="behind"),
+    "sync that scans spans": Case(Role.SYNC, SCANNER_EFFECTS, SCANNING_EFFECTS, story="behind"),
+    "sync that carries out an order": Case(Role.SYNC, WORK_EFFECTS, SYNC_EFFECTS, story="order"),
 } | {f"sync's {effect}": Case(Role.SYNC, frozenset({effect}), frozenset({effect})) for effect in sorted(LOCK_EFFECTS)}
 
 
@@ -483,7 +486,7 @@ async def test_every_effect(
 
     async def tell_one_after_another(chain: Anvil) -> None:
         while None not in found.values():
-            fault = Fault(chosen.role, chosen.counted, action, when, next(numbers), chosen.starts_late)
+            fault = Fault(chosen.role, chosen.counted, action, when, next(numbers), chosen.story, chosen.starts_late)
             assert fault.at <= EFFECTS_MAX
             found[fault.at] = await tell(fault, tmp_path / str(fault.at), kafka, redis_server, chain, fork)
 
@@ -537,7 +540,7 @@ async def test_a_leader_that_overslept_writes_nothing(
     chain = chains[0]
     await asyncio.to_thread(chain.rpc, "anvil_reset")
     effect, starts_late = SLEEPS[sleep]
-    fault = Fault(Role.SYNC, frozenset({effect}), "stop", "before", 2, starts_late)
+    fault = Fault(Role.SYNC, frozenset({effect}), "stop", "before", 2, starts_late=starts_late)
     changes = {"spec": {"kafka": {"partitions": 1}, "tuning": TUNING}}
     async with running_wallet(tmp_path, kafka, redis_server, chain, launch=fork, changes=changes) as wallet:
 

@@ -41,7 +41,7 @@ LOOK_SECONDS = 0.03
 """Between two looks at a condition."""
 CONFIRMATION_DEPTH = 3
 SETTLE_DEPTH = 6
-PUBLIC_TOPICS = (Topic.COMMAND, Topic.ADDRESS_CREATED, Topic.TRANSACTION, Topic.ERRORS)
+PUBLIC_TOPICS = (Topic.COMMAND, Topic.ADDRESS_CREATED, Topic.TRANSACTION, Topic.ERRORS, Topic.ORDERS)
 READ_TOPICS = (Topic.ADDRESS_CREATED, Topic.TRANSACTION, Topic.ERRORS, Topic.STATE_SYNC)
 KEYS = derive_account_keys(bytes(range(64)), 0)
 
