@@ -7,6 +7,12 @@ from typing import Any
 from wallet_core.resource import API_VERSION, KIND
 
 GAS = "0x302FA11a6E784DFa89f96942a919C09B45559676"
+USDT: dict[str, Any] = {
+    "type": "erc20",
+    "symbol": "USDT",
+    "contract": "0xdAC17F958D2ee523a2206206994597C13D831ec7",
+    "decimals": 6,
+}
 FULL: dict[str, Any] = {
     "apiVersion": API_VERSION,
     "kind": KIND,
@@ -18,6 +24,8 @@ FULL: dict[str, Any] = {
                 {"url": "http://geth:8545", "wsUrl": "ws://geth:8546"},
                 {"urlFrom": {"secretKeyRef": {"name": "provider", "key": "url"}}},
             ],
+            "quorum": 2,
+            "verify": True,
             "confirmation": {"depth": 9},
             "settleDepth": 65,
             "startBlock": 17,
@@ -36,7 +44,7 @@ FULL: dict[str, Any] = {
             "fingerprint": "5c" * 20,
             "xpubFrom": {"secretKeyRef": {"name": "accounts", "key": "xpub"}},
         },
-        "assets": [{"type": "native", "symbol": "ETH"}],
+        "assets": [{"type": "native", "symbol": "ETH"}, USDT],
         "sync": {"shards": 2},
         "sweep": {"gasAddress": GAS},
         "tuning": {"lockTtlSeconds": 31, "transactionTimeoutSeconds": 16, "pollSeconds": 0.5},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from virtual_time import LoopClock, until
@@ -15,7 +15,7 @@ from wallet_core.checkpoint import SyncState, read_state
 from wallet_core.errors import RedisUnreachable, SecretMissing
 from wallet_core.keys import derive_account_keys
 from wallet_core.messages import Topic
-from wallet_core.ports import StateView
+from wallet_core.ports import Node, StateView
 from wallet_core.resource import parse_resource
 from wallet_core.settings import (
     ROLE_SETTINGS,
@@ -26,6 +26,7 @@ from wallet_core.settings import (
     environment,
     settings_from_environment,
 )
+from wallet_core.spans import CUT_LIFE_SECONDS
 from wallet_core.testing.fake_broker import FakeBroker
 from wallet_core.testing.fake_chain import FakeChain, FakeNode
 from wallet_core.testing.fake_kafka import (
@@ -37,10 +38,14 @@ from wallet_core.testing.fake_kafka import (
     FakeTopicAdmin,
     nothing,
 )
+from wallet_core.testing.fake_orders import FakeOrderFeed, FakePublishedEvents
 from wallet_core.testing.fake_redis import FakeLock, FakeRedis
+from wallet_core.testing.fake_spans import FakeSpanBoard
 from wallet_workers.bootstrap import Bootstrap, BootstrapPorts
+from wallet_workers.catching_up import CatchingUp
 from wallet_workers.command import CommandPorts, CommandWorker
 from wallet_workers.metrics import Metrics
+from wallet_workers.orders import OrderDesk
 from wallet_workers.scanner import Scanner
 from wallet_workers.sequencer import Sequencer
 from wallet_workers.status import WorkerStatus
@@ -58,7 +63,10 @@ SETTLE_DEPTH = 5
 BLOCKS_BEFORE_BOOTSTRAP = 10
 
 
-def wallet_document(**spec: Mapping[str, object]) -> dict[str, Any]:
+ETH = {"type": "native", "symbol": "ETH"}
+
+
+def wallet_document(assets: Sequence[Mapping[str, object]] = (ETH,), **spec: Mapping[str, object]) -> dict[str, Any]:
     """The resource of the world's wallet, with some fields of some parts of its spec changed."""
     document: dict[str, dict[str, object]] = {
         "chain": {
@@ -87,7 +95,7 @@ def wallet_document(**spec: Mapping[str, object]) -> dict[str, Any]:
         "apiVersion": "wallet-manager.dev/v1alpha1",
         "kind": "WalletManager",
         "metadata": {"namespace": "wallets", "name": "mainnet"},
-        "spec": {**document, "assets": [{"type": "native", "symbol": "ETH"}]},
+        "spec": {**document, "assets": list(assets)},
     }
 
 
@@ -123,11 +131,12 @@ class World:
         self.redis = FakeRedis(self.clock)
         self.chain = FakeChain(CHAIN_ID)
         self.chain.mine_empty(BLOCKS_BEFORE_BOOTSTRAP)
+        self.assets: Sequence[Mapping[str, object]] = (ETH,)
         self.spec = spec
 
     def settings(self, role: Role, generation: int = 1) -> Any:
         """A role's settings by way of its environment, as in production."""
-        wallet = parse_resource(wallet_document(**self.spec))
+        wallet = parse_resource(wallet_document(self.assets, **self.spec))
         return settings_from_environment(ROLE_SETTINGS[role], environment(wallet, role, generation))
 
     def node(self) -> FakeNode:
@@ -152,6 +161,10 @@ class World:
     def publish(self, address: Address) -> None:
         """What a command worker does when it answers."""
         self.broker.produce(PREFIX + Topic.ADDRESS_CREATED, lower_hex(address).encode(), b"{}")
+
+    def order(self, **value: object) -> None:
+        """What walletctl does."""
+        self.broker.produce(PREFIX + Topic.ORDERS, None, json.dumps(value).encode())
 
     def state_end(self) -> int:
         """The raw end of the state topic: it moves with everything that is written, markers too."""
@@ -210,6 +223,13 @@ class Replica:
         self.status = WorkerStatus(Role.SYNC, GROUP, settings_hash, world.clock)
         self.metrics = Metrics(self.status)
         self.scanner = Scanner(settings, node=self.node, feed=self.feed, status=self.status, metrics=self.metrics)
+        board = FakeSpanBoard(
+            world.redis,
+            prefix="{wallets.mainnet}:spans",
+            claim_ttl_ms=settings.tuning.lock_ttl_seconds * 1000,
+            cut_ttl_ms=CUT_LIFE_SECONDS * 1000,
+            clock=world.clock,
+        )
         self.sequencer = Sequencer(
             settings,
             clock=world.clock,
@@ -217,10 +237,37 @@ class Replica:
             ledger=self.ledger,
             lock=self.lock,
             scanner=self.scanner,
+            catching_up=CatchingUp(
+                settings,
+                clock=world.clock,
+                board=board,
+                node=self.node,
+                scanner=self.scanner,
+                status=self.status,
+                metrics=self.metrics,
+            ),
+            orders=OrderDesk(
+                settings,
+                clock=world.clock,
+                node=self.node,
+                feed=FakeOrderFeed(world.broker, topic_prefix=PREFIX),
+                published=FakePublishedEvents(world.broker, topic_prefix=PREFIX),
+                scanner=self.scanner,
+                status=self.status,
+            ),
             status=self.status,
             metrics=self.metrics,
         )
-        ports = SyncPorts(world.clock, self.node, self.ledger, self.feed, self.lock)
+        ports = SyncPorts(
+            world.clock,
+            self.node,
+            self.ledger,
+            self.feed,
+            self.lock,
+            board,
+            FakeOrderFeed(world.broker, topic_prefix=PREFIX),
+            FakePublishedEvents(world.broker, topic_prefix=PREFIX),
+        )
         self.worker = SyncWorker(settings, ports, self.status, self.metrics, self.stopping)
 
     @property
@@ -249,6 +296,22 @@ class Replica:
             pass
 
 
+async def led(world: World, **replica: object) -> Replica:
+    """A leader that has caught up with the chain of a bootstrapped wallet."""
+    await world.bootstrap()
+    leader = Replica(world, **replica)  # type: ignore[arg-type]  # each test passes what Replica takes
+    await leader.lead()
+    await leader.catch_up()
+    return leader
+
+
+async def mine_and_step(leader: Replica, count: int) -> None:
+    """Blocks one by one, each followed at once."""
+    for _ in range(count):
+        leader.world.chain.mine()
+        await leader.catch_up()
+
+
 async def caught_up(replica: Replica) -> None:
     """Until the replica has appended the chain's newest block."""
     world = replica.world
@@ -258,18 +321,23 @@ async def caught_up(replica: Replica) -> None:
 class BootstrapRun:
     """One process of the role `bootstrap`."""
 
-    def __init__(self, world: World, *, before: Before = nothing, state: StateView | None = None) -> None:
+    def __init__(
+        self, world: World, *, before: Before = nothing, state: StateView | None = None, node: Node | None = None
+    ) -> None:
+        """`node`: instead of its own one, which is a fake."""
         settings: BootstrapSettings = world.settings(Role.BOOTSTRAP)
         self.node = world.node()
         self.stopping = Stopping(world.clock)
         self.status = WorkerStatus(Role.BOOTSTRAP, GROUP, "cafe", world.clock)
         ports = BootstrapPorts(
             clock=world.clock,
-            node=self.node,
+            node=node or self.node,
             topics=FakeTopicAdmin(world.broker, topic_prefix=PREFIX),
             ledger=world.ledger(before),
             state=state or FakeStateView(world.broker, PREFIX + Topic.STATE_SYNC),
             redis=PingedRedis(world.redis),
+            orders=FakeOrderFeed(world.broker, topic_prefix=PREFIX),
+            published=FakePublishedEvents(world.broker, topic_prefix=PREFIX),
         )
         self._bootstrap = Bootstrap(settings, ports, self.status, self.stopping)
 

@@ -14,9 +14,9 @@ from mnemonic import Mnemonic
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from wallet_core.accounts import AccountKey, create_account_reply
+from wallet_core.accounts import AccountKey, command_reply
 from wallet_core.amounts import ETH_DECIMALS, BaseUnits, format_units
-from wallet_core.commands import decode_command
+from wallet_core.commands import CREATE_ACCOUNT, WATCH_ADDRESS, decode_command
 from wallet_core.errors import BadCommand
 from wallet_core.keys import derive_account_keys
 from wallet_core.messages import (
@@ -27,6 +27,7 @@ from wallet_core.messages import (
     Topic,
     TransactionAsset,
     TransactionEvent,
+    WatchAddressCommand,
     error_record,
     event_source,
     transaction_record,
@@ -38,15 +39,17 @@ VERSION = "0.1.0"
 EXAMPLE_SEED = "test test test test test test test test test test test junk"
 """The seed phrase that every Ethereum test chain shares: nobody's money."""
 _SOURCE = event_source("wallets", "mainnet")
-_MODELS: dict[Topic, type[BaseModel]] = {
-    Topic.COMMAND: CreateAccountCommand,
-    Topic.ADDRESS_CREATED: AddressCreated,
-    Topic.TRANSACTION: TransactionEvent,
-    Topic.ERRORS: ErrorEvent,
+_MODELS: dict[Topic, dict[str, type[BaseModel]]] = {
+    Topic.COMMAND: {CREATE_ACCOUNT: CreateAccountCommand, WATCH_ADDRESS: WatchAddressCommand},
+    Topic.ADDRESS_CREATED: {"": AddressCreated},
+    Topic.TRANSACTION: {"": TransactionEvent},
+    Topic.ERRORS: {"": ErrorEvent},
 }
+"""By topic, and there by the value's `type` where it tells them apart."""
 _KEYS = {
     Topic.COMMAND: "Whatever the caller chose; commands of one key are served in their order.",
-    Topic.ADDRESS_CREATED: "The account's address: 0x and 40 lower-case hex digits.",
+    Topic.ADDRESS_CREATED: "The account's address: 0x and 40 lower-case hex digits; one that is only watched has "
+    "`watch:` before it.",
     Topic.TRANSACTION: "The account's address: 0x and 40 lower-case hex digits. Events of one address are in order.",
     Topic.ERRORS: "The message's own key, at most its first 64 KiB; empty where it had none.",
 }
@@ -57,14 +60,22 @@ def examples() -> dict[Topic, list[Record]]:
     command = Record(
         Topic.COMMAND, b"user-17", b'{"id": "user-17", "type": "create_account", "meta": {"user": 17, "desk": "emea"}}'
     )
+    watch = Record(
+        Topic.COMMAND,
+        b"treasury",
+        b'{"id": "treasury", "type": "watch_address", "address": "0x70997970C51812dc3A010C7d01b50e0d17dc79C8", '
+        b'"meta": {"desk": "emea"}}',
+    )
     refused = Record(Topic.COMMAND, b"user-18", b'{"id": "user-18", "type": "close_account"}')
     keys = derive_account_keys(Mnemonic.to_seed(EXAMPLE_SEED), 0)
-    reply = create_account_reply(
-        AccountKey.from_xpub(keys.xpub, keys.fingerprint), _received(command, 41), chain_id=1, source=_SOURCE
+    key = AccountKey.from_xpub(keys.xpub, keys.fingerprint)
+    reply, watched = (
+        command_reply(key, _received(each, offset), chain_id=1, source=_SOURCE)
+        for offset, each in ((41, command), (43, watch))
     )
     return {
-        Topic.COMMAND: [command],
-        Topic.ADDRESS_CREATED: [reply],
+        Topic.COMMAND: [command, watch],
+        Topic.ADDRESS_CREATED: [reply, watched],
         Topic.TRANSACTION: _deposit_examples(json.loads(reply.value or b"")["address"]),
         Topic.ERRORS: [error_record(_received(refused, 42), _verdict(refused), _SOURCE)],
     }
@@ -111,14 +122,39 @@ def _deposit_examples(address: str) -> list[Record]:
     )
     confirmed = detected.model_copy(update={"sequence": 1377, "status": "confirmed", "confirmations": 12})
     orphaned = detected.model_copy(update={"sequence": 1398, "status": "orphaned", "confirmations": 0})
-    return [transaction_record(event, _SOURCE) for event in (detected, confirmed, orphaned)]
+    token = detected.model_copy(
+        update={
+            "event_id": "6a" * 32,
+            "sequence": 1399,
+            "status": "confirmed",
+            "value": "25.5",
+            "amount": "25500000",
+            "asset": TransactionAsset(symbol="USDT", contract="0xdAC17F958D2ee523a2206206994597C13D831ec7", decimals=6),
+            "confirmations": 12,
+        }
+    )
+    withdrawal = confirmed.model_copy(
+        update={
+            "event_id": "7e" * 32,
+            "sequence": 1400,
+            "txid": None,
+            "from_": None,
+            "value": "0.018250123",
+            "amount": "18250123000000000",
+        }
+    )
+    return [transaction_record(event, _SOURCE) for event in (detected, confirmed, orphaned, token, withdrawal)]
 
 
 def document() -> dict[str, Any]:
     """The AsyncAPI document as plain data."""
     records = examples()
     _, schemas = models_json_schema(
-        [(model, "validation" if topic is Topic.COMMAND else "serialization") for topic, model in _MODELS.items()],
+        [
+            (model, "validation" if topic is Topic.COMMAND else "serialization")
+            for topic, models in _MODELS.items()
+            for model in models.values()
+        ],
         ref_template="#/components/schemas/{model}",
     )
     return {
@@ -140,7 +176,11 @@ def document() -> dict[str, Any]:
             for topic in _MODELS
         },
         "components": {
-            "messages": {model.__name__: _message(topic, records[topic]) for topic, model in _MODELS.items()},
+            "messages": {
+                model.__name__: _message(topic, model, [record for record in records[topic] if _is_of(kind, record)])
+                for topic, models in _MODELS.items()
+                for kind, model in models.items()
+            },
             "schemas": {"CommandHeaders": _COMMAND_HEADERS, "EventHeaders": _EVENT_HEADERS} | schemas["$defs"],
         },
     }
@@ -151,14 +191,21 @@ def _name(topic: Topic) -> str:
 
 
 def _channel(topic: Topic) -> dict[str, Any]:
-    message = _MODELS[topic].__name__
-    return {"address": topic.value, "messages": {message: {"$ref": f"#/components/messages/{message}"}}}
+    names = [model.__name__ for model in _MODELS[topic].values()]
+    return {
+        "address": topic.value,
+        "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in names},
+    }
 
 
-def _message(topic: Topic, records: list[Record]) -> dict[str, Any]:
+def _is_of(kind: str, record: Record) -> bool:
+    return not kind or json.loads(record.value or b"")["type"] == kind
+
+
+def _message(topic: Topic, model: type[BaseModel], records: list[Record]) -> dict[str, Any]:
     return {
         "headers": {"$ref": f"#/components/schemas/{'Command' if topic is Topic.COMMAND else 'Event'}Headers"},
-        "payload": {"$ref": f"#/components/schemas/{_MODELS[topic].__name__}"},
+        "payload": {"$ref": f"#/components/schemas/{model.__name__}"},
         "bindings": {"kafka": {"key": {"type": "string", "description": _KEYS[topic]}}},
         "examples": [
             {

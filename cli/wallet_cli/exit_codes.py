@@ -15,7 +15,7 @@ MEANINGS: Mapping[int, str] = {
     0: "done",
     EXIT_NO: "the answer is no, or it could not be done",
     EXIT_USAGE: "the command line, or a file that it names, is wrong",
-    EXIT_UNAVAILABLE: "Kafka does not answer",
+    EXIT_UNAVAILABLE: "Kafka or the node does not answer, or has not what is needed",
     EXIT_TIMEOUT: "what was waited for did not come in time",
     EXIT_BUG: "a bug in walletctl: --debug shows where",
     130: "ended by Ctrl-C",

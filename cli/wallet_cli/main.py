@@ -16,17 +16,21 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from wallet_cli import account, keys
+from wallet_cli import account, keys, sync
+from wallet_cli.audit import audit
 from wallet_cli.exit_codes import EXIT_BUG, EXIT_NO, EXIT_UNAVAILABLE, EXIT_USAGE, MEANINGS
 from wallet_cli.output import Output, OutputOption, fail, show
 from wallet_cli.run import run
 from wallet_cli.status import status
 from wallet_cli.watch import watch
 from wallet_core.errors import (
+    AuditImpossible,
     BadCommand,
     InvalidKey,
     InvalidSetting,
     KafkaUnreachable,
+    RpcUnreachable,
+    SecretMissing,
     TopicsMisconfigured,
     Unavailable,
     WalletError,
@@ -41,10 +45,13 @@ _EXIT_CODES: tuple[tuple[type[WalletError], int], ...] = (
     (InvalidKey, EXIT_USAGE),
     (BadCommand, EXIT_USAGE),
     (Unavailable, EXIT_UNAVAILABLE),
+    (AuditImpossible, EXIT_UNAVAILABLE),
     (WalletError, EXIT_NO),
 )
 _REMEDIES: tuple[tuple[type[WalletError], str], ...] = (
     (KafkaUnreachable, "; is Kafka up, and does spec.kafka.bootstrapServers name it?"),
+    (RpcUnreachable, "; is the node up, and does spec.chain.rpc name it?"),
+    (SecretMissing, ": no such file below --secrets, or an empty one"),
     (TopicsMisconfigured, "; bootstrap makes the topics: start the wallet with `walletctl run -f FILE`"),
     (WalletError, ""),
 )
@@ -72,9 +79,11 @@ app = typer.Typer(
 )
 app.add_typer(keys.app, name="keys")
 app.add_typer(account.app, name="account")
+app.add_typer(sync.app, name="sync")
 app.command()(run)
 app.command()(status)
 app.command()(watch)
+app.command()(audit)
 
 
 @app.callback()

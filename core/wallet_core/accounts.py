@@ -26,7 +26,7 @@ import coincurve
 
 from wallet_core.addresses import Address, address_of_public_key
 from wallet_core.canonical_json import CanonicalObject, canonical
-from wallet_core.commands import CreateAccount, decode_command
+from wallet_core.commands import CreateAccount, WatchAddress, decode_command
 from wallet_core.errors import InvalidKey, KeyMismatch
 from wallet_core.keys import account_number, account_path, fingerprint_of, is_private, parse_account_key
 from wallet_core.messages import Record, address_created_record
@@ -109,9 +109,19 @@ class AccountKey:
         return numbers
 
 
-def create_account_reply(key: AccountKey, message: CommandMessage, *, chain_id: int, source: str) -> Record:
+def command_reply(key: AccountKey, message: CommandMessage, *, chain_id: int, source: str) -> Record:
     """The record that answers a message on `command`. Raises the BadCommand that says why there is none."""
     command = decode_command(message.value, message.headers)
+    if isinstance(command, WatchAddress):
+        return address_created_record(
+            command_id=command.id,
+            meta=command.meta,
+            address=command.address,
+            chain_id=chain_id,
+            path=None,
+            fingerprint=None,
+            source=source,
+        )
     path = key.path(_identity_of(command, message))
     return address_created_record(
         command_id=command.id,

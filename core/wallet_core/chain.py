@@ -17,6 +17,9 @@ and never believed:
   `orphaned`, newest first, whether they were confirmed or not. A fork below the base has no ancestor here:
   `ForkBelowWindow`.
 
+A node whose tip is lower than ours is late, and waited for, as long as it names a block of ours. One whose tip is below
+the base names none: it is still syncing, or its chain was replaced, and its answers are of no use.
+
 Far behind the tip one number is believed instead of measured: the node's tip at the time when it was asked, before the
 blocks were fetched. Blocks that were settled below that tip (`Horizon`) are confirmed and settled as soon as they are
 linked. At that depth a mistake would need the node to be wrong about `settle_depth` blocks. It is not believed where
@@ -35,7 +38,7 @@ from dataclasses import dataclass, replace
 
 from wallet_core.blocks import Head, Header
 from wallet_core.deposits import Announcement, Deposit, Status
-from wallet_core.errors import ForkBelowWindow, IllegalMove
+from wallet_core.errors import ForkBelowWindow, IllegalMove, NodeInconsistent
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,8 @@ class Move:
 
     window: Window
     announcements: tuple[Announcement, ...]
+    joined: tuple[BlockRef, ...] = ()
+    """The blocks that joined by it."""
 
 
 @dataclass(frozen=True)
@@ -139,14 +144,19 @@ class Rest:
 
 
 def next_move(window: Window, head: Head, blocks_max: int) -> Extend | Confirm | FindAncestor | Rest:
-    """What the wallet should do about a node's head. Raises ForkBelowWindow where the base itself has another hash."""
+    """What the wallet should do about a node's head.
+
+    Raises NodeInconsistent where its tip is below the base: no block of ours can be compared with that node's.
+    """
     tip = head.tip
+    if tip.number < window.base.number:
+        raise NodeInconsistent(
+            f"the node's newest block {tip.number} is below the settled block {window.base.number}: "
+            "is it still syncing, or was its chain replaced?"
+        )
     if tip.number > window.tip.number:
         return Extend(window.tip.number + 1, min(tip.number, window.tip.number + blocks_max))
-    ours = window.hash_at(tip.number)
-    if ours is None:  # below the base: a node so late that it cannot be compared
-        return Rest()
-    if ours != tip.hash:
+    if window.hash_at(tip.number) != tip.hash:
         return FindAncestor(tip.number)
     return Confirm() if head.finalized is not None else Rest()
 
@@ -174,7 +184,9 @@ def extend(window: Window, rules: Rules, blocks: Sequence[WindowBlock], horizon:
         parent = block.ref
     first_new = window.tip.number + 1
     longer = Window(window.base, (*window.blocks, *blocks))
-    settled_below_horizon = -1 if _contradicts(longer, horizon) else _settled_below_horizon(rules, horizon)
+    settled_below_horizon = -1
+    if blocks and not _contradicts(longer, horizon):  # a tip that nothing was linked to may be on another branch
+        settled_below_horizon = _settled_below_horizon(rules, horizon)
     confirmed_to = max(_confirmed_to(longer, rules, horizon), settled_below_horizon)
 
     announcements: list[Announcement] = []
@@ -190,7 +202,8 @@ def extend(window: Window, rules: Rules, blocks: Sequence[WindowBlock], horizon:
             continue
         tip = max(longer.tip.number, horizon.tip) if block.number <= settled_below_horizon else longer.tip.number
         announcements += _say(status, block, confirmations=tip - block.number + 1)
-    return Move(_settle(Window(window.base, tuple(judged)), rules, settled_below_horizon), tuple(announcements))
+    settled = _settle(Window(window.base, tuple(judged)), rules, settled_below_horizon)
+    return Move(settled, tuple(announcements), tuple(block.ref for block in blocks))
 
 
 def roll_back(window: Window, ancestor: int) -> Move:
@@ -198,7 +211,8 @@ def roll_back(window: Window, ancestor: int) -> Move:
     if ancestor < window.base.number:
         raise ForkBelowWindow(
             f"the chain forked below block {window.base.number} {window.base.hash}, the newest settled one; "
-            "check that the node follows the right chain, and raise settleDepth if such forks are to be expected"
+            "check that the node follows the right chain; if it does, `walletctl sync rewind --to N` goes on from a "
+            "block below the fork, and a larger settleDepth bears such forks"
         )
     if ancestor >= window.tip.number:
         raise IllegalMove(f"there is nothing to take back above block {ancestor}: the tip is {window.tip.number}")

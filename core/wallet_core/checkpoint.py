@@ -7,6 +7,8 @@ One key a thing, so that compaction keeps the topic as small as the window:
   each asset.
 - `block:<number>`: an unsettled block with its deposits; a tombstone once it is settled or rolled back. What does not
   fit into one record goes on in `block:<number>:1`, `:2`, …
+- `order:<id>`: what became of an order (`orders`); a tombstone once it is forgotten.
+- `covered:<n>`: the digest of 1,024 settled blocks (`coverage`); only the newest bucket is part of the state.
 
 A step writes only the keys that it changed, in the transaction that holds its events. Folding checks that the blocks
 join the base to the tip without a gap; anything else is `CheckpointCorrupt`, for guessing here could credit twice.
@@ -19,10 +21,9 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from wallet_core.addresses import checksum_address, parse_address
-from wallet_core.amounts import BaseUnits
 from wallet_core.chain import BlockRef, Move, Window, WindowBlock
-from wallet_core.deposits import Deposit, announce
+from wallet_core.coverage import Coverage, changed, cover, read_newest
+from wallet_core.deposits import announce
 from wallet_core.errors import (
     CheckpointCorrupt,
     CheckpointLost,
@@ -30,14 +31,16 @@ from wallet_core.errors import (
     SettingsSuperseded,
     TopicsOfAnotherWallet,
 )
-from wallet_core.messages import Record, Topic, TransactionAsset
+from wallet_core.messages import Record, Topic
+from wallet_core.orders import OrderBook, OrderState
+from wallet_core.stored_blocks import StoredBlock, count_parts, stored_parts, window_block
+from wallet_core.transfers import Scope
 
 IDENTITY_KEY = b"identity"
 CHECKPOINT_KEY = b"checkpoint"
 _BLOCK_PREFIX = b"block:"
+_ORDER_PREFIX = b"order:"
 _VERSION = 1
-DEPOSITS_PER_RECORD_MAX = 1_000
-"""About 350 KB: a block full of deposits must not outgrow what a broker takes as one record (1 MiB)."""
 
 
 @dataclass(frozen=True)
@@ -65,35 +68,20 @@ class SyncState:
     settings_hash: str = ""
     """Likewise."""
     asset_first_blocks: Mapping[str, int] = field(default_factory=dict)
-    """From which block on each asset is reported, by its key in the settings."""
+    """From which block on each asset is reported, by its `key` in the settings (a changed symbol is no new asset)."""
     gas_address: str | None = None
     """Where the wallet pays gas from: a transfer from it is never a deposit, also after the resource forgot it."""
+    orders: OrderBook = field(default_factory=OrderBook)
+    """The orders that are known, and how far `orders` was read."""
+    replay_to: int | None = None
+    """After a rewind: the highest block that something was said of before; see `rewinds`. None: nothing is repeated."""
+    coverage: Coverage = field(default_factory=Coverage)
+    """Which settled blocks were read."""
 
-
-class _StoredAsset(msgspec.Struct):
-    symbol: str
-    contract: str | None
-    decimals: int
-
-
-class _StoredDeposit(msgspec.Struct, rename={"sender": "from", "recipient": "to"}):
-    event_id: str
-    txid: str
-    sender: str
-    recipient: str
-    amount: str
-    asset: _StoredAsset
-
-
-class _StoredBlock(msgspec.Struct):
-    number: int
-    hash: str
-    parent_hash: str
-    timestamp: int
-    confirmed: bool
-    deposit_count: int
-    """Of the whole block, over all its records."""
-    deposits: list[_StoredDeposit]
+    @property
+    def scope(self) -> Scope:
+        """What is reported in this state."""
+        return Scope(self.asset_first_blocks, self.gas_address)
 
 
 class _StoredCheckpoint(msgspec.Struct):
@@ -105,6 +93,8 @@ class _StoredCheckpoint(msgspec.Struct):
     settings_hash: str
     asset_first_blocks: dict[str, int]
     gas_address: str | None = None
+    orders_position: int = 0
+    replay_to: int | None = None
 
 
 def identity_record(identity: Identity) -> Record:
@@ -145,6 +135,8 @@ def state_records(before: SyncState | None, after: SyncState) -> list[Record]:
             written = _block_records(after_block) if after_block else []
             records += written
             records += [Record(Topic.STATE_SYNC, key, None) for key in _block_keys(before_block)[len(written) :]]
+    records += _order_records(before.orders if before else OrderBook(), after.orders)
+    records += _coverage_records(before, after)
     records.append(
         Record(
             Topic.STATE_SYNC,
@@ -159,6 +151,8 @@ def state_records(before: SyncState | None, after: SyncState) -> list[Record]:
                     settings_hash=after.settings_hash,
                     asset_first_blocks=dict(after.asset_first_blocks),
                     gas_address=after.gas_address,
+                    orders_position=after.orders.position,
+                    replay_to=after.replay_to,
                 )
             ),
         )
@@ -173,7 +167,9 @@ def read_state(values: Mapping[bytes, bytes]) -> SyncState:
     try:
         stored = msgspec.json.decode(values[CHECKPOINT_KEY], type=_StoredCheckpoint)
         blocks = _read_blocks(values)
-    except (msgspec.MsgspecError, ValueError, KeyError) as error:
+        orders = read_orders(values)
+        coverage = read_newest(values, stored.base.number)
+    except (msgspec.MsgspecError, ValueError) as error:
         raise CheckpointCorrupt(f"state.sync: {error}") from error
     if stored.version != _VERSION:
         raise CheckpointCorrupt(f"state.sync is of version {stored.version}; this release reads version {_VERSION}")
@@ -194,7 +190,23 @@ def read_state(values: Mapping[bytes, bytes]) -> SyncState:
         stored.settings_hash,
         stored.asset_first_blocks,
         stored.gas_address,
+        OrderBook(stored.orders_position, orders),
+        stored.replay_to,
+        coverage,
     )
+
+
+def read_orders(values: Mapping[bytes, bytes]) -> tuple[OrderState, ...]:
+    """What became of the orders that are still known, as they were taken. Raises CheckpointCorrupt."""
+    try:
+        orders = [
+            msgspec.json.decode(value, type=OrderState)
+            for key, value in values.items()
+            if key.startswith(_ORDER_PREFIX)
+        ]
+    except msgspec.MsgspecError as error:
+        raise CheckpointCorrupt(f"state.sync: {error}") from error
+    return tuple(sorted(orders, key=lambda order: order.place))
 
 
 def with_settings(
@@ -202,8 +214,8 @@ def with_settings(
 ) -> SyncState:
     """The state under new settings: an asset that is new starts at the next block, one that is gone is forgotten.
 
-    `assets` are their keys. The gas address, once set, stays. Raises SettingsSuperseded where a worker with newer
-    settings wrote the state, GasAddressChanged where the settings name another gas address.
+    `assets` are the settings' assets by their `key`. The gas address, once set, stays. Raises SettingsSuperseded where
+    a worker with newer settings wrote the state, GasAddressChanged where the settings name another gas address.
     """
     if state.generation > generation:
         raise SettingsSuperseded(
@@ -228,7 +240,25 @@ def after_move(state: SyncState, move: Move, chain_id: int, source: str) -> tupl
     events = [
         announce(said, state.sequence + n, chain_id, source) for n, said in enumerate(move.announcements, start=1)
     ]
-    return replace(state, window=move.window, sequence=state.sequence + len(events)), events
+    ours = (*(block.ref for block in state.window.blocks), *move.joined)
+    coverage = cover(state.coverage, (ref for ref in ours if ref.number <= move.window.base.number))
+    after = replace(
+        state,
+        window=move.window,
+        sequence=state.sequence + len(events),
+        asset_first_blocks=lowered(state.asset_first_blocks, move.window.tip.number + 1),
+        coverage=coverage,
+    )
+    return after, events
+
+
+def lowered(first_blocks: Mapping[str, int], next_block: int) -> Mapping[str, int]:
+    """From which block on each asset is reported, where `next_block` is the next one that is read.
+
+    An asset that was added counts from the next block on: of whichever branch. A fork below its first block may move a
+    transfer that was reported there to a lower one of the new branch.
+    """
+    return {asset: min(first, next_block) for asset, first in first_blocks.items()}
 
 
 def _block_keys(block: WindowBlock | None) -> list[bytes]:
@@ -236,74 +266,42 @@ def _block_keys(block: WindowBlock | None) -> list[bytes]:
     if block is None:
         return []
     key = _BLOCK_PREFIX + str(block.number).encode()
-    parts = max(-(-len(block.deposits) // DEPOSITS_PER_RECORD_MAX), 1)
-    return [key, *(key + b":%d" % part for part in range(1, parts))]
+    return [key, *(key + b":%d" % part for part in range(1, count_parts(block)))]
 
 
 def _block_records(block: WindowBlock) -> list[Record]:
-    records = []
-    for part, key in enumerate(_block_keys(block)):
-        deposits = block.deposits[part * DEPOSITS_PER_RECORD_MAX : (part + 1) * DEPOSITS_PER_RECORD_MAX]
-        stored = _StoredBlock(
-            block.number,
-            block.hash,
-            block.parent_hash,
-            block.timestamp,
-            block.confirmed,
-            len(block.deposits),
-            [
-                _StoredDeposit(
-                    deposit.event_id,
-                    deposit.txid,
-                    checksum_address(deposit.sender),
-                    checksum_address(deposit.recipient),
-                    str(deposit.amount),
-                    _StoredAsset(deposit.asset.symbol, deposit.asset.contract, deposit.asset.decimals),
-                )
-                for deposit in deposits
-            ],
-        )
-        records.append(Record(Topic.STATE_SYNC, key, msgspec.json.encode(stored)))
-    return records
+    return [
+        Record(Topic.STATE_SYNC, key, msgspec.json.encode(part))
+        for key, part in zip(_block_keys(block), stored_parts(block), strict=True)
+    ]
 
 
 def _read_blocks(values: Mapping[bytes, bytes]) -> list[WindowBlock]:
-    parts: dict[tuple[int, int], _StoredBlock] = {}
+    parts: dict[int, dict[int, StoredBlock]] = {}
     for key, value in values.items():
         if key.startswith(_BLOCK_PREFIX):
-            place, _, suffix = key.removeprefix(_BLOCK_PREFIX).partition(b":")
-            parts[int(place), int(suffix or 0)] = msgspec.json.decode(value, type=_StoredBlock)
-    blocks: dict[int, WindowBlock] = {}
-    for (number, part), stored in sorted(parts.items()):
-        if part == 0:
-            blocks[number] = _read_block(stored)
-        else:
-            whole, rest = blocks[number], _read_block(stored)
-            blocks[number] = replace(whole, deposits=whole.deposits + rest.deposits)
-        if len(blocks[number].deposits) > stored.deposit_count:
-            raise ValueError(f"block {number} has more deposits than it says")
-    for (number, part), stored in parts.items():
-        if part == 0 and len(blocks[number].deposits) != stored.deposit_count:
-            raise ValueError(f"block {number} lacks some of its deposits")
-    return list(blocks.values())
+            number, _, part = key.removeprefix(_BLOCK_PREFIX).partition(b":")
+            stored = msgspec.json.decode(value, type=StoredBlock)
+            parts.setdefault(int(number), {})[int(part or 0)] = stored
+    return [window_block(*(stored for _, stored in sorted(of_block.items()))) for of_block in parts.values()]
 
 
-def _read_block(stored: _StoredBlock) -> WindowBlock:
-    return WindowBlock(
-        stored.number,
-        stored.hash,
-        stored.parent_hash,
-        stored.timestamp,
-        tuple(
-            Deposit(
-                each.event_id,
-                each.txid,
-                parse_address(each.sender),
-                parse_address(each.recipient),
-                BaseUnits(int(each.amount)),
-                TransactionAsset(symbol=each.asset.symbol, contract=each.asset.contract, decimals=each.asset.decimals),
-            )
-            for each in stored.deposits
-        ),
-        stored.confirmed,
-    )
+def _order_records(before: OrderBook, after: OrderBook) -> list[Record]:
+    old = {order.id: order for order in before.orders}
+    new = {order.id: order for order in after.orders}
+    records = [Record(Topic.STATE_SYNC, _order_key(name), None) for name in sorted(old.keys() - new.keys())]
+    return records + [
+        Record(Topic.STATE_SYNC, _order_key(name), msgspec.json.encode(order))
+        for name, order in new.items()
+        if old.get(name) != order
+    ]
+
+
+def _coverage_records(before: SyncState | None, after: SyncState) -> list[Record]:
+    base = after.window.base.number
+    old, old_base = (before.coverage, before.window.base.number) if before else (Coverage(), base)
+    return [Record(Topic.STATE_SYNC, key, value) for key, value in changed(old, old_base, after.coverage, base).items()]
+
+
+def _order_key(order_id: str) -> bytes:
+    return _ORDER_PREFIX + order_id.encode()

@@ -1,8 +1,9 @@
 """What a message on `command` asks for, or why it cannot be carried out.
 
-A command is one JSON object: `{"id": …, "type": "create_account", "meta": {…}}`. Fields that are not named here are
-ignored, whatever they hold. The checks run in one order, and the first that fails is the verdict: names of headers,
-value, UTF-8, JSON, `type`, `id`, `meta`. A verdict depends on the message alone, never on the worker.
+A command is one JSON object: `{"id": …, "type": "create_account", "meta": {…}}`, or `{"id": …, "type": "watch_address",
+"address": "0x…", "meta": {…}}`. Fields that are not named here are ignored, whatever they hold. The checks run in one
+order, and the first that fails is the verdict: names of headers, value, UTF-8, JSON, `type`, `id`, `meta`, `address`.
+A verdict depends on the message alone, never on the worker.
 
 The id may come as CloudEvents' `ce_id` header instead, for producers that write their ids there. Where both are there
 they must be the same: a command has one identity.
@@ -13,8 +14,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wallet_core.addresses import Address, parse_address
 from wallet_core.canonical_json import CanonicalObject, Flaw, Json, Number, canonical_object, parse
 from wallet_core.errors import (
+    BadAddress,
     BadId,
     BadJson,
     BadMeta,
@@ -33,6 +36,7 @@ META_SIZE_MAX = 32 * 1024
 """Bytes of a command's meta in its canonical form."""
 ID_HEADER = "ce_id"
 CREATE_ACCOUNT = "create_account"
+WATCH_ADDRESS = "watch_address"
 SUBSTITUTE = "\x1a"
 """SUB, ASCII's substitute for a character in error: stands in a header's name for what is not UTF-8."""
 _NAMED_LENGTH_MAX = 64
@@ -49,7 +53,21 @@ class CreateAccount:
     """What the reply shall repeat."""
 
 
-def decode_command(value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> CreateAccount:
+@dataclass(frozen=True, slots=True)
+class WatchAddress:
+    """Asks to report transfers to an address whose key is elsewhere.
+
+    Any address may be watched, the wallet's gas address and cold address too: watching reports and does nothing else.
+    """
+
+    id: str | None
+    """The caller's name for the command, repeated in the reply."""
+    meta: CanonicalObject
+    """What the reply shall repeat."""
+    address: Address
+
+
+def decode_command(value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> CreateAccount | WatchAddress:
     """Read one message. Raises the BadCommand that names the first thing wrong with it."""
     if any(SUBSTITUTE in name for name, _ in headers):
         raise Unreadable("the name of a header is not UTF-8")
@@ -64,14 +82,18 @@ def decode_command(value: bytes | None, headers: Sequence[tuple[str, bytes | Non
         raise BadJson(
             f"the command is no object: {command.reason}" if isinstance(command, Flaw) else "not a JSON object"
         )
-    _check_type(command.get("type"))
-    return CreateAccount(_identifier(command, headers), _meta(command.get("meta", {})))
+    kind = command.get("type")
+    _check_type(kind)
+    identifier, meta = _identifier(command, headers), _meta(command.get("meta", {}))
+    if kind == WATCH_ADDRESS:
+        return WatchAddress(identifier, meta, _address(command.get("address")))
+    return CreateAccount(identifier, meta)
 
 
 def _check_type(kind: Json) -> None:
-    if kind == CREATE_ACCOUNT:
+    if kind in (CREATE_ACCOUNT, WATCH_ADDRESS):
         return
-    takes = f'this release takes "{CREATE_ACCOUNT}" only'
+    takes = f'this release takes "{CREATE_ACCOUNT}" and "{WATCH_ADDRESS}"'
     if kind is None:
         raise UnknownType(f"the command has no type; {takes}")
     if not isinstance(kind, str) or isinstance(kind, Number):
@@ -118,3 +140,12 @@ def _meta(meta: Json) -> CanonicalObject:
     if written.size > META_SIZE_MAX:
         raise MetaTooLarge(f"meta has {written.size} bytes; {META_SIZE_MAX} are allowed")
     return written
+
+
+def _address(text: Json) -> Address:
+    if not isinstance(text, str) or isinstance(text, Number):
+        raise BadAddress("the command has no address" if text is None else "address is no string")
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise BadAddress(f"address: {error}") from None

@@ -7,8 +7,8 @@ keeps its meaning. Where an error becomes a reason in `/status` or in a conditio
 - `Unavailable`: the world is not there at the moment; retried with back-off, for ever, with the reason in `/status`.
 - `Halt`: going on could be wrong. The process lives, keeps its lock, writes nothing, and looks again every minute.
 - `InvalidSetting`: the configuration cannot work; exit code 2.
-- the rest (`Superseded`, `OutcomeUnknown`, `NodeInconsistent`, `NotCanonical`, `IllegalMove`): answers of one port or
-  automaton.
+- the rest (`Superseded`, `OutcomeUnknown`, `NodeInconsistent`, `NotCanonical`, `OrderRefused`, `NodeDeclined`,
+  `AuditImpossible`, `IllegalMove`): answers of one port or automaton.
 """
 
 from __future__ import annotations
@@ -83,6 +83,12 @@ class MetaTooLarge(BadCommand):
     """`meta` is larger than the limit."""
 
     error_code = "meta_too_large"
+
+
+class BadAddress(BadCommand):
+    """`address` is missing, is no address, or fails EIP-55's checksum."""
+
+    error_code = "bad_address"
 
 
 # --- configuration ------------------------------------------------------------------------------------------------
@@ -235,6 +241,24 @@ class NotCanonical(WalletError):
     """A JSON text has no canonical form."""
 
     error_code = "not_canonical"
+
+
+class OrderRefused(WalletError):
+    """An order that cannot be carried out, and never will be as it stands. Nothing was changed."""
+
+    error_code = "order_refused"
+
+
+class NodeDeclined(WalletError):
+    """No node answers that question, though they do answer: it is no archive, or the range is too large for it."""
+
+    error_code = "node_declined"
+
+
+class AuditImpossible(WalletError):
+    """An audit that cannot be carried out as it was asked for. The text says what to do."""
+
+    error_code = "audit_impossible"
 
 
 class SettingsSuperseded(WalletError):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import traceback
 from dataclasses import dataclass
 from enum import StrEnum
@@ -33,6 +34,9 @@ STACK_FRAMES_MAX = 50
 """Innermost frames that an error event names for each exception of a chain."""
 STACK_CAUSES_MAX = 5
 """Exceptions of a chain that an error event names."""
+WATCH_PREFIX = "watch:"
+"""What the key of a watched address begins with on `address.created`."""
+_ADDRESS_KEY = re.compile(rb"(?:watch:)?0x([0-9a-f]{40})")
 
 
 class Topic(StrEnum):
@@ -42,6 +46,7 @@ class Topic(StrEnum):
     ADDRESS_CREATED = "address.created"
     TRANSACTION = "transaction"
     ERRORS = "errors"
+    ORDERS = "orders"
     STATE_SYNC = "state.sync"
 
 
@@ -72,6 +77,19 @@ class CreateAccountCommand(_Value):
     """What the caller wants to find in the reply, at most 32 KiB of canonical JSON. Part of the account's identity."""
 
 
+class WatchAddressCommand(_Value):
+    """On `command`: asks to watch an address whose key is elsewhere, from the next block on."""
+
+    type: Literal["watch_address"]
+    """The command."""
+    address: str = Field(pattern="^0x[0-9a-fA-F]{40}$")
+    """The address; where its letters are of both cases, with EIP-55's checksum."""
+    id: str | None = Field(default=None, min_length=1)
+    """The caller's name for the command, at most 256 bytes of UTF-8. The header `ce_id` may carry it instead."""
+    meta: dict[str, Any] = Field(default_factory=dict)
+    """What the caller wants to find in the reply, at most 32 KiB of canonical JSON."""
+
+
 class AddressCreated(_Value):
     """On `address.created`: the reply. Fields of `meta` stand at the top level too, where none below has their name."""
 
@@ -80,13 +98,13 @@ class AddressCreated(_Value):
     id: str | None
     """The command's id; null where it had none."""
     address: str = Field(pattern="^0x[0-9a-fA-F]{40}$")
-    """The account's address, with EIP-55's checksum."""
+    """The account's address, or the watched one, with EIP-55's checksum."""
     chain_id: int = Field(ge=1)
     """The chain that is watched for deposits, by EIP-155."""
-    path: str = Field(pattern=r"^m/44'/60'/[0-9]+'/[0-9]+/[0-9]+/[0-9]+$")
-    """BIP-32 path of the account's key, from the seed."""
-    fingerprint: str = Field(pattern="^[0-9a-f]{40}$")
-    """The account key's BIP-32 identifier (20 bytes, hex): the seed that the path starts from."""
+    path: str | None = Field(pattern=r"^m/44'/60'/[0-9]+'/[0-9]+/[0-9]+/[0-9]+$")
+    """BIP-32 path of the account's key, from the seed; null where the address is only watched."""
+    fingerprint: str | None = Field(pattern="^[0-9a-f]{40}$")
+    """The account key's BIP-32 identifier (20 bytes, hex): the seed that the path starts from; null likewise."""
     meta: dict[str, Any]
     """The command's meta, numbers as they were written."""
 
@@ -114,16 +132,16 @@ class TransactionEvent(_Value):
     status: Literal["detected", "confirmed", "orphaned"]
     """`detected`: in the chain. `confirmed`: deep enough to credit. `orphaned`: taken back by the chain; debit what was
     credited."""
-    txid: str = Field(pattern="^0x[0-9a-f]{64}$")
-    """Transaction hash."""
+    txid: str | None = Field(pattern="^0x[0-9a-f]{64}$")
+    """Transaction hash; null for a withdrawal from the beacon chain (EIP-4895), which no transaction carries."""
     value: str = Field(pattern=r"^[0-9]+(\.[0-9]+)?$")
     """Amount in whole units, a decimal number."""
     amount: str = Field(pattern="^[0-9]+$")
     """Amount in base units, an integer."""
     to: str = Field(pattern="^0x[0-9a-fA-F]{40}$")
     """The account's address, with EIP-55's checksum."""
-    from_: str = Field(alias="from", pattern="^0x[0-9a-fA-F]{40}$")
-    """The sender's address, with EIP-55's checksum."""
+    from_: str | None = Field(alias="from", pattern="^0x[0-9a-fA-F]{40}$")
+    """Who paid, with EIP-55's checksum: an account, a contract, or whom a token's log names; null for a withdrawal."""
     asset: TransactionAsset
     """Of what the amount is."""
     chain_id: int = Field(ge=1)
@@ -213,11 +231,15 @@ def address_created_record(
     meta: CanonicalObject,
     address: Address,
     chain_id: int,
-    path: str,
-    fingerprint: str,
+    path: str | None,
+    fingerprint: str | None,
     source: str,
 ) -> Record:
-    """The reply to a command: always the same bytes for the same command."""
+    """The reply to a command: always the same bytes for the same command.
+
+    Without a path the address is only watched, and its key says so: `watch:<address>`. So neither record of an address
+    that is both can take the other's place when the topic is compacted.
+    """
     own = {
         "id": canonical(command_id),
         "address": canonical(checksum_address(address)),
@@ -228,8 +250,14 @@ def address_created_record(
     }
     members = meta.members | own
     value = "{" + ",".join([f"{canonical(name)}:{text}" for name, text in members.items()]) + "}"
-    key = lower_hex(address)
+    key = lower_hex(address) if path is not None else WATCH_PREFIX + lower_hex(address)
     return Record(Topic.ADDRESS_CREATED, key.encode(), value.encode(), _headers("address.created", key, source))
+
+
+def address_of_key(key: bytes | None) -> Address | None:
+    """The address, created or watched, that a record of `address.created` is about; None for a key of another form."""
+    found = _ADDRESS_KEY.fullmatch(key or b"")
+    return Address(bytes.fromhex(found[1].decode())) if found else None
 
 
 def transaction_record(event: TransactionEvent, source: str) -> Record:

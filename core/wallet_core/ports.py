@@ -8,13 +8,15 @@ ever.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from wallet_core.addresses import Address
-from wallet_core.blocks import Block, Head, Header, Receipt
+from wallet_core.blocks import Block, Frame, Head, Header, Log, Receipt
 from wallet_core.messages import Record
+from wallet_core.orders import OrderMessage
+from wallet_core.published import PublishedRecord
 
 
 class Clock(Protocol):
@@ -36,8 +38,17 @@ class Node(Protocol):
     async def head(self) -> Head:
         """The tip at this moment, with the newest finalized block where the wallet's `confirmation` needs it."""
 
+    def expect_genesis(self, genesis_hash: str) -> None:
+        """From now on only nodes whose block 0 has this hash are of the right chain. Asks nothing."""
+
     async def header(self, number: int) -> Header:
         """The canonical block's header. Raises NodeInconsistent where the node has no such block."""
+
+    async def agreed_header(self, number: int) -> Header:
+        """The canonical block's header, as `chain.quorum` endpoints give it; with a quorum of 1 the same as `header`.
+
+        Raises NodeInconsistent where endpoints disagree and no hash has a quorum, RpcUnreachable where too few answer.
+        """
 
     async def block(self, number: int) -> Block:
         """The canonical block with its transactions. Raises NodeInconsistent where the node has no such block."""
@@ -45,8 +56,27 @@ class Node(Protocol):
     async def receipt(self, transaction_hash: str, block_hash: str) -> Receipt:
         """The outcome of a transaction in that block. Raises NodeInconsistent for null or another block's receipt."""
 
-    async def wait_for_head(self, timeout_seconds: float) -> None:
-        """Return when a new head is announced, or after the time-out. Never raises: who wakes looks for itself."""
+    async def logs(self, block: Header, contracts: Collection[str], topic: str) -> Sequence[Log]:
+        """What these contracts (lower-case hex) logged with this first topic in that very block, in its order.
+
+        Raises NodeInconsistent where the node does not have the block, or gives a log that is not of the block, was not
+        asked for, or is excluded by the header's bloom. None at all although the bloom admits some is normal.
+        """
+
+    async def frames(self, block: Block) -> Mapping[str, Sequence[Frame] | None] | None:
+        """Each of the block's transactions' call frames, by its hash, in pre-order; None where there are no traces.
+
+        None is said of the block only where every endpoint that answers has no traces, or none of that block any more;
+        of one transaction where its own trace is too large, or takes too long, at each that traces. Raises
+        NodeInconsistent where frames are left out, or are not of that very block.
+        """
+
+    async def wait_for_head(self, timeout_seconds: float, seen: int) -> int:
+        """Return when more than `seen` heads were announced, or after the time-out: how many were announced so far.
+
+        Who hands that number back at the next wait misses none between two waits, however many others wait. It begins
+        with 0. Never raises: who wakes looks for itself.
+        """
 
 
 @dataclass(frozen=True)
@@ -109,6 +139,77 @@ class Lock(Protocol):
 
 
 @dataclass(frozen=True)
+class SpanClaim:
+    """A span that a scanner holds, for as long as it renews the claim."""
+
+    cut: str
+    task: str
+    """The board's name of the offer; the same span offered again has another."""
+    span: bytes
+
+
+@dataclass(frozen=True)
+class PutBack:
+    """What came back for an offer."""
+
+    scanner: str
+    """Who put it back."""
+    result: bytes
+
+
+class SpanBoard(Protocol):
+    """Where the sequencer offers spans and scanners take them. One object stands for one process.
+
+    It saves work and nothing else: everything on it may vanish at any time, and whoever reads from it checks what it
+    reads. Texts are opaque to the board. At most SPANS_POSTED_MAX offers are open at once.
+    """
+
+    @property
+    def scanner(self) -> str:
+        """The name of this process on the board: never used before."""
+
+    # the sequencer's side
+
+    async def open(self, terms: bytes) -> str:
+        """Begin a cut in place of whatever was there. Returns its name, which was never used before."""
+
+    async def announce(self, cut: str, terms: bytes) -> bool:
+        """Renew the cut's life, and the terms. False where the cut is gone: wiped, expired, or replaced by another."""
+
+    async def post(self, cut: str, span: bytes) -> str | None:
+        """Offer a span. Returns the offer's name; None where the cut is gone or the board is full."""
+
+    async def take(self, cut: str, task: str) -> PutBack | None:
+        """Take an offer's result and end the offer; None (and nothing is changed) while there is no result."""
+
+    async def withdraw(self, cut: str, task: str) -> None:
+        """End an offer, whatever became of it."""
+
+    async def close(self, cut: str) -> None:
+        """End a cut. Changes nothing where another has taken its place."""
+
+    # the scanner's side
+
+    async def terms(self) -> tuple[str, bytes] | None:
+        """The cut that stands now, and its terms; None where there is none."""
+
+    async def claim(self, cut: str) -> SpanClaim | None:
+        """Hold a span that nobody holds: one whose holder did not renew its claim in time before a new one.
+
+        While a holder renews in time nobody else is given its span. None where there is nothing to do.
+        """
+
+    async def renew(self, claim: SpanClaim) -> bool:
+        """Go on holding. False where the claim is somebody else's by now, or its offer has ended."""
+
+    async def hand_back(self, claim: SpanClaim) -> None:
+        """Hold it no longer: the next to ask is given it. Changes nothing where the claim is somebody else's by now."""
+
+    async def put_back(self, claim: SpanClaim, result: bytes) -> bool:
+        """Answer an offer. False where it was answered before, or has ended: then nothing is changed."""
+
+
+@dataclass(frozen=True)
 class CommandMessage:
     """One message of the topic `command`, as it came."""
 
@@ -143,6 +244,27 @@ class CommandQueue(Protocol):
 
     async def commit(self, batch: Sequence[CommandMessage], records: Sequence[Record]) -> None:
         """Write the records and the batch's consumption in one transaction. After any error the process must exit."""
+
+
+class OrderFeed(Protocol):
+    """The topic `orders`, `read_committed`. A topic that is not there holds no orders; that is no error."""
+
+    async def read(self, position: int) -> Sequence[OrderMessage]:
+        """Up to 100 messages at and above an offset, as the topic stands after this call began; none where it is new.
+
+        Where the topic was made anew, and ends below the position, it is read from its beginning.
+        """
+
+
+class PublishedEvents(Protocol):
+    """Everything that was ever said on `transaction`, `read_committed`."""
+
+    def read(self) -> AsyncIterator[Sequence[PublishedRecord]]:
+        """All records, in batches, up to the topic's end as it stands after the first batch was asked for.
+
+        Open transactions below that end are waited for, so nothing that was written before is missing; raises
+        KafkaUnreachable where one stays open. In order within a partition.
+        """
 
 
 class StateView(Protocol):

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import Annotated, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
-from wallet_core.addresses import parse_address
+from wallet_core.addresses import checksum_address, parse_address
 from wallet_core.errors import InvalidSetting
 
 API_VERSION = "wallet-manager.dev/v1alpha1"
@@ -25,6 +25,7 @@ PORT_MAX = 65_535
 KUBERNETES_NAME = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
 NAMESPACE = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
 """A DNS label: without dots, `<namespace>.<name>` can be read in one way only."""
+_SYMBOL = r"^[A-Za-z0-9.]+$"
 
 
 def _exactly_one(model: BaseModel, *names: str) -> None:
@@ -95,6 +96,26 @@ class ChainEndpoints(ChainId):
 
     rpc: tuple[RpcEndpoint, ...] = Field(min_length=1, max_length=8)
     """Tried in order."""
+    quorum: int = Field(default=1, ge=1, le=8)
+    """How many endpoints must agree on a block's hash before it may settle."""
+    verify: bool = False
+    """Whether block hashes, transactions, receipts and withdrawals are recomputed from what they are made of."""
+
+    @field_validator("rpc")
+    @classmethod
+    def _distinct(cls, value: tuple[RpcEndpoint, ...]) -> tuple[RpcEndpoint, ...]:
+        sources = [each.url or each.url_from for each in value]
+        for place, source in enumerate(sources):
+            if source in sources[:place]:
+                first = sources.index(source)
+                raise ValueError(f"endpoints {first + 1} and {place + 1} are one; it would have two votes in a quorum")
+        return value
+
+    @model_validator(mode="after")
+    def _reachable_quorum(self) -> Self:
+        if self.quorum > len(self.rpc):
+            raise ValueError(f"quorum {self.quorum} needs as many rpc endpoints, and there are {len(self.rpc)}")
+        return self
 
 
 class ChainFinality(ChainEndpoints):
@@ -218,17 +239,51 @@ class NativeAsset(SpecModel):
     """The chain's own coin."""
 
     decimals: ClassVar[int] = 18
+    contract: ClassVar[None] = None
     key: ClassVar[str] = "native"
-    """What the asset is to the wallet, whatever its symbol."""
+    """What the asset is to the wallet and its checkpoint, whatever its symbol."""
     type: Literal["native"]
-    symbol: str = Field(min_length=1, max_length=16, pattern=r"^[A-Za-z0-9.]+$")
+    symbol: str = Field(min_length=1, max_length=16, pattern=_SYMBOL)
 
-    @field_validator("type", mode="before")
+
+class Erc20Asset(SpecModel):
+    """A token, by its contract."""
+
+    type: Literal["erc20"]
+    symbol: str = Field(min_length=1, max_length=16, pattern=_SYMBOL)
+    contract: str = Field(max_length=42)
+    """With EIP-55's checksum: a mistyped contract would be another token."""
+    decimals: int = Field(ge=0, le=255)
+    """Base units in a whole one, as a power of ten; the contract's own `decimals()`."""
+
+    @property
+    def key(self) -> str:
+        """Identity of the asset in the checkpoint: its contract, 0x and 40 lower-case hex digits."""
+        return self.contract.lower()
+
+    @field_validator("contract")
     @classmethod
-    def _known_type(cls, value: object) -> object:
-        if value == "erc20":
-            raise ValueError("'erc20' is not in this release, only 'native' is")
+    def _checksummed(cls, value: str) -> str:
+        expected = checksum_address(parse_address(value))
+        if value != expected:
+            raise ValueError(f"an address without its checksum (EIP-55); if it is right, write {expected}")
         return value
+
+
+Asset = Annotated[NativeAsset | Erc20Asset, Field(discriminator="type")]
+ASSETS_MAX = 64
+_ASSET_TYPES = ("native", "erc20")
+
+
+def _distinct_assets(assets: tuple[NativeAsset | Erc20Asset, ...]) -> tuple[NativeAsset | Erc20Asset, ...]:
+    for what, values in (("symbol", [each.symbol for each in assets]), ("asset", [each.key for each in assets])):
+        if twice := next((value for place, value in enumerate(values) if value in values[:place]), None):
+            raise ValueError(f"the {what} {twice} is there twice")
+    return assets
+
+
+Assets = Annotated[tuple[Asset, ...], Field(min_length=1, max_length=ASSETS_MAX), AfterValidator(_distinct_assets)]
+"""What is reported. The chain's own coin may be left out."""
 
 
 class Sync(SpecModel):
@@ -241,7 +296,7 @@ class Sweep(SpecModel):
     """What sync must know of sweeping."""
 
     gas_address: str | None = Field(default=None, max_length=42)
-    """The account's gas address, m/44'/60'/<account>'/0'/0: a transfer from it is never a deposit."""
+    """The account's gas address, m/44'/60'/<account>'/0'/0: ETH that its transactions send is never a deposit."""
 
     @field_validator("gas_address")
     @classmethod
@@ -273,7 +328,7 @@ class Spec(SpecModel):
     kafka: Kafka
     redis: Redis
     accounts: Accounts
-    assets: tuple[NativeAsset, ...] = Field(min_length=1, max_length=1)
+    assets: Assets
     sync: Sync = Sync()
     sweep: Sweep = Sweep()
     tuning: Tuning = Tuning()
@@ -320,11 +375,20 @@ def parse_resource(document: object) -> WalletManager:
         raise InvalidSetting("document", f"is no WalletManager resource: {error}") from None
 
 
+def _path_in_resource(location: tuple[int | str, ...]) -> tuple[str, ...]:
+    """The same without the names that pydantic puts in for the branch of a union that it took."""
+    return tuple(
+        str(step)
+        for place, step in enumerate(location)
+        if not (step in _ASSET_TYPES and isinstance(location[place - 1], int))
+    )
+
+
 def first_fault(error: ValidationError, name_of: Callable[[tuple[str, ...]], str]) -> InvalidSetting:
     """The first fault that pydantic found, in one line; `name_of` names the setting at a path."""
     faults = error.errors(include_url=False, include_input=False)
     fault = faults[0]
-    path = tuple(str(step) for step in fault["loc"])
+    path = _path_in_resource(fault["loc"])
     problem = {"missing": "is missing", "extra_forbidden": "is unknown"}.get(
         fault["type"], fault["msg"].removeprefix("Value error, ")
     )

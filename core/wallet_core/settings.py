@@ -30,13 +30,13 @@ from wallet_core.resource import (
     NAMESPACE,
     AccountFingerprint,
     AccountKeySource,
+    Assets,
     ChainFollowing,
     ChainId,
     ChainStart,
     Kafka,
     KafkaConnection,
     KafkaTopics,
-    NativeAsset,
     Redis,
     SpecModel,
     Sweep,
@@ -95,7 +95,7 @@ class SyncSettings(RoleSettings):
     chain: ChainFollowing
     kafka: KafkaTopics
     redis: Redis
-    assets: tuple[NativeAsset, ...] = Field(min_length=1, max_length=1)
+    assets: Assets
     sweep: Sweep
     tuning: Tuning
     generation: int = Field(ge=1)

@@ -1,8 +1,8 @@
 """The wallet's topics: which there are, and what they must be like so that nothing is ever lost.
 
 Public topics are spread over the wallet's `partitions`; a state topic has one, for its offsets are the ledger's
-positions. What is the source of truth is kept for ever: `address.created` by compaction (one record an address),
-`transaction` by unlimited retention.
+positions, and so has `orders`, for orders are carried out one after another. What is the source of truth is kept for
+ever: `address.created` by compaction (one record an address), `transaction` by unlimited retention.
 
 What is kept for ever must outlive brokers too. A write that one broker alone has confirmed is gone with it: so with
 three replicas or more, two must hold a record before it counts as written (`min.insync.replicas`); and a replica that
@@ -41,6 +41,7 @@ def plan_topics(partitions: int, replication_factor: int) -> tuple[TopicPlan, ..
         TopicPlan(Topic.ADDRESS_CREATED, partitions, _COMPACTED | durable, replication_factor),
         TopicPlan(Topic.TRANSACTION, partitions, _FOR_EVER | durable, replication_factor),
         TopicPlan(Topic.ERRORS, partitions, _THIRTY_DAYS, replication_factor),
+        TopicPlan(Topic.ORDERS, 1, _THIRTY_DAYS, replication_factor),
         TopicPlan(Topic.STATE_SYNC, 1, _STATE | durable, replication_factor),
     )
 

@@ -12,11 +12,19 @@ from pydantic import BaseModel
 
 from wallet_cli.asyncapi import document, examples, text
 from wallet_core.commands import decode_command
-from wallet_core.messages import AddressCreated, CreateAccountCommand, ErrorEvent, Topic, TransactionEvent
+from wallet_core.messages import (
+    AddressCreated,
+    CreateAccountCommand,
+    ErrorEvent,
+    Topic,
+    TransactionEvent,
+    WatchAddressCommand,
+)
 
 COMMITTED = Path(__file__).parents[2] / "asyncapi.yaml"
 MODELS: dict[str, type[BaseModel]] = {
-    model.__name__: model for model in (CreateAccountCommand, AddressCreated, TransactionEvent, ErrorEvent)
+    model.__name__: model
+    for model in (CreateAccountCommand, WatchAddressCommand, AddressCreated, TransactionEvent, ErrorEvent)
 }
 
 
@@ -27,9 +35,9 @@ def test_the_committed_document_is_current() -> None:
 
 
 def test_every_public_topic_has_its_channel() -> None:
-    """State topics are nobody's business."""
+    """State topics are nobody's business, and orders walletctl's."""
     addresses = {channel["address"] for channel in document()["channels"].values()}
-    assert addresses == {topic.value for topic in Topic if not topic.value.startswith("state.")}
+    assert addresses == {topic.value for topic in Topic if not topic.value.startswith(("state.", "orders"))}
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
@@ -47,7 +55,7 @@ def test_every_example_fits_its_model_and_names_each_field(name: str) -> None:
 def test_the_example_of_a_command_is_one() -> None:
     """Sent as it stands it gets an address."""
     for record in examples()[Topic.COMMAND]:
-        assert decode_command(record.value, record.headers).id == "user-17"
+        assert decode_command(record.value, record.headers).id == record.key.decode()
 
 
 def test_every_field_is_described() -> None:

@@ -39,7 +39,7 @@ def test_the_help_lists_the_exit_codes() -> None:
     assert all(f"{number} {meaning}" in told for number, meaning in MEANINGS.items())
 
 
-@pytest.mark.parametrize("command", ["run", "status", "watch", "version", "keys", "account"])
+@pytest.mark.parametrize("command", ["run", "status", "watch", "audit", "version", "keys", "account"])
 def test_every_command_is_there(command: str) -> None:
     """And says what it does, in one line."""
     code, out, _ = _run(command, "--help")
@@ -68,7 +68,7 @@ def test_a_users_mistake_is_one_line(arguments: list[str], exit_code: int, line:
     assert _run(*arguments) == (exit_code, "", f"error: {line}\n")
 
 
-@pytest.mark.parametrize("arguments", [["watch"], ["account", "create"], ["account", "create", "--wait"]])
+@pytest.mark.parametrize("arguments", [["watch"], ["account", "create"], ["account", "create", "--wait"], ["audit"]])
 def test_without_kafka_there_is_a_line_and_a_remedy(unreachable: Path, arguments: list[str]) -> None:
     """Whatever was asked for, the server that does not answer is named, with exit code 3."""
     code, out, err = _run(*arguments, "-f", unreachable)

@@ -13,8 +13,14 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from wallet_cli.output import Output, show
 from wallet_cli.running import Process, RunFile, RunningWallet, RunningWorker
 from wallet_cli.status import Look, Report, all_working, ask, document, look, look_until, table
+from wallet_core.chain import BlockRef, Window, roll_back
+from wallet_core.errors import ForkBelowWindow
+from wallet_core.settings import Role
+from wallet_workers.adapters.system_clock import SystemClock
+from wallet_workers.status import WorkerStatus
 
 WALLET = "default.local"
 WORKING = {"role": "sync", "wallet": WALLET, "reason": "Working", "message": "", "leader": True, "block": 5, "tip": 6}
@@ -63,6 +69,26 @@ async def test_a_workers_word_is_taken() -> None:
             "message": "the newest block is 300 s old",
         }
     ]
+
+
+async def test_a_halt_by_a_deep_fork_is_shown_with_its_way_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """Who is on call reads the block, what to check, and the command to type, in the table too."""
+    said = WorkerStatus(Role.SYNC, WALLET, "cafe", SystemClock())
+    with pytest.raises(ForkBelowWindow) as raised:
+        roll_back(Window(BlockRef(1_234, "0x" + "ab" * 32)), 1_233)
+    said.trouble(raised.value)
+    async with _serving(said.as_dict()) as worker:
+        report = await _asked(worker)
+    assert not report.is_working
+    show(table([report]), Output.TABLE)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Halted" in shown
+    for part in (
+        "ForkBelowWindow: the chain forked below block 1234 0xabab",
+        "check that the node follows the right chain",
+        "`walletctl sync rewind --to N` goes on from a block below the fork",
+    ):
+        assert part in shown
 
 
 @pytest.mark.parametrize("answer", [WORKING | {"role": "command"}, WORKING | {"wallet": "default.other"}])

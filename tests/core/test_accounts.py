@@ -18,7 +18,7 @@ from wallet_core.accounts import (
     Identity,
     calculate_anonymous_identity,
     calculate_identity,
-    create_account_reply,
+    command_reply,
 )
 from wallet_core.addresses import address_of_public_key, checksum_address
 from wallet_core.canonical_json import CanonicalObject, canonical_object, parse
@@ -96,7 +96,7 @@ def _message(value: bytes, **changes: Any) -> CommandMessage:
 
 
 def _answer(message: CommandMessage) -> Any:
-    record = create_account_reply(KEY, message, chain_id=1, source="/wallets/mainnet")
+    record = command_reply(KEY, message, chain_id=1, source="/wallets/mainnet")
     return json.loads(record.value or b"")
 
 
@@ -180,7 +180,7 @@ def test_a_path_of_another_form_or_account_is_refused(path: str) -> None:
 def test_the_reply_tells_all_that_is_needed_to_find_the_key_again() -> None:
     """And repeats the caller's meta, at the top level and as it was."""
     value = b'{"id": "user-17", "type": "create_account", "meta": {"user": 17, "desk": "emea"}}'
-    record = create_account_reply(KEY, _message(value), chain_id=1, source="/wallets/mainnet")
+    record = command_reply(KEY, _message(value), chain_id=1, source="/wallets/mainnet")
     assert record.topic is Topic.ADDRESS_CREATED
     assert record.key == b"0xd71beb6cdaa1e087ec3fac34853f9fda0bb6c424"
     assert json.loads(record.value or b"") == {
@@ -207,7 +207,7 @@ def test_a_command_with_an_id_has_one_reply_wherever_and_however_it_is_sent() ->
         '{"type": "create_account", "meta": {"b": "é", "a": 1.50}}'.encode(),
         (("ce_id", b"x"),),
     )
-    replies = {create_account_reply(KEY, message, chain_id=1, source="/w/m") for message in (first, other)}
+    replies = {command_reply(KEY, message, chain_id=1, source="/w/m") for message in (first, other)}
     assert len(replies) == 1
 
 
@@ -255,7 +255,7 @@ def test_an_id_cannot_be_made_to_look_like_a_place() -> None:
 def test_a_bad_command_is_raised_as_such() -> None:
     """The worker turns it into an event on `errors`."""
     with pytest.raises(BadMeta):
-        create_account_reply(KEY, _message(b'{"type": "create_account", "meta": 1}'), chain_id=1, source="/w/m")
+        command_reply(KEY, _message(b'{"type": "create_account", "meta": 1}'), chain_id=1, source="/w/m")
 
 
 @pytest.mark.parametrize(
@@ -281,3 +281,18 @@ def test_any_other_key_is_refused_without_repeating_it(text: str, fingerprint: s
 def test_printing_the_key_prints_no_key() -> None:
     """With the xpub and any one private key below it, all are known: it does not belong in a log."""
     assert repr(KEY) == f"AccountKey(account=0, fingerprint='{KEYS.fingerprint}')"
+
+
+def test_a_watched_address_is_answered_without_a_key() -> None:
+    """No path, no fingerprint, a key of its own in the topic; the same bytes for the same command."""
+    value = (
+        b'{"id": "t", "type": "watch_address", "address": "0xdac17f958d2ee523a2206206994597c13d831ec7", '
+        b'"meta": {"n": 1.0}}'
+    )
+    first = command_reply(KEY, _message(value), chain_id=1, source="/w/m")
+    assert first == command_reply(KEY, _message(value), chain_id=1, source="/w/m")
+    assert first.key == b"watch:0xdac17f958d2ee523a2206206994597c13d831ec7"
+    assert first.value == (
+        b'{"n":1.0,"id":"t","address":"0xdAC17F958D2ee523a2206206994597C13D831ec7","chain_id":1,"path":null,'
+        b'"fingerprint":null,"meta":{"n":1.0}}'
+    )

@@ -37,7 +37,7 @@ from wallet_core.chain import (
     validate_links,
 )
 from wallet_core.deposits import Announcement, Status
-from wallet_core.errors import ForkBelowWindow, IllegalMove
+from wallet_core.errors import ForkBelowWindow, IllegalMove, NodeInconsistent
 
 # --- what to do about a head ---------------------------------------------------------------------------------------
 
@@ -54,10 +54,19 @@ def test_a_higher_tip_of_another_branch_is_extended_to_as_well() -> None:
     assert next_move(Window(BASE, branch("a", BASE, 2)), head("b103"), BLOCKS_MAX) == Extend(103, 103)
 
 
-@pytest.mark.parametrize("tip", ["a103", "a102", "a101", "a100", "z99"])
+@pytest.mark.parametrize("tip", ["a103", "a102", "a101", "a100"])
 def test_a_late_node_is_waited_for(tip: str) -> None:
-    """Our own tip, an earlier block of ours, or one too low to compare: nothing is taken back."""
+    """Our own tip, or an earlier block of ours down to the newest settled one: nothing is taken back."""
     assert next_move(Window(BASE, branch("a", BASE, 3)), head(tip), BLOCKS_MAX) == Rest()
+
+
+@pytest.mark.parametrize("tip", ["a99", "z99", "a0"])
+@pytest.mark.parametrize("finalized", [None, "a0"])
+@pytest.mark.parametrize("blocks", [0, 3])
+def test_a_node_below_the_settled_block_is_an_error_and_not_late(tip: str, finalized: str | None, blocks: int) -> None:
+    """It has no block that could be compared with ours; who waited for it silently would wait for a new chain."""
+    with pytest.raises(NodeInconsistent, match=rf"newest block {tip[1:]} is below the settled block 100"):
+        next_move(Window(BASE, branch("a", BASE, blocks)), head(tip, finalized), BLOCKS_MAX)
 
 
 @pytest.mark.parametrize("tip", ["b103", "b101", "b100"])
@@ -141,6 +150,13 @@ def test_blocks_settled_below_the_nodes_tip_are_confirmed_and_leave_at_once() ->
     move = extend(Window(BASE), Rules(3, 10), blocks, tip_only(111))
     assert said(move) == [("confirmed", "x", 101, 11), ("confirmed", "y", 102, 10), ("detected", "z", 103, 1)]
     assert move.window == Window(BlockRef(102, "a102"), blocks[2:])
+
+
+def test_a_tip_far_above_says_nothing_of_a_window_that_it_was_not_linked_to() -> None:
+    """The chain may have taken the window back meanwhile: only blocks that continue it show that it did not."""
+    rules = Rules(3, 6)
+    before = grown(rules, 2, {101: ["first"]}).window
+    assert extend(before, rules, (), tip_only(200)) == Move(before, ())
 
 
 def test_a_confirmation_deeper_than_the_settle_depth_holds_far_behind_too() -> None:

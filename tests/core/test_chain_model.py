@@ -30,7 +30,7 @@ from wallet_core.chain import (
     validate_links,
 )
 from wallet_core.deposits import Announcement, Deposit, Status
-from wallet_core.errors import ForkBelowWindow
+from wallet_core.errors import ForkBelowWindow, NodeInconsistent
 
 
 @dataclass(frozen=True)
@@ -255,8 +255,12 @@ class FollowingAChain(RuleBasedStateMachine):
         except ForkBelowWindow:
             assert before.base.hash not in {block.hash for block in fetched}, "halted though the base is in the chain"
             return False
+        except NodeInconsistent:
+            assert seen.chain[-1].number < before.base.number, "an error though the node's tip can be compared"
+            return False
         except NodeInDoubt:
             return False
+        assert seen.chain[-1].number >= before.base.number, "the node's tip is too low to say anything"
         if move is None:
             return False
         if move.window.tip.number > before.tip.number or self.in_force.confirmation_depth is None:

@@ -15,7 +15,6 @@ from wallet_core.amounts import BaseUnits
 from wallet_core.chain import BlockRef, Move, Window, WindowBlock
 from wallet_core.checkpoint import (
     CHECKPOINT_KEY,
-    DEPOSITS_PER_RECORD_MAX,
     IDENTITY_KEY,
     Identity,
     SyncState,
@@ -27,9 +26,12 @@ from wallet_core.checkpoint import (
     state_records,
     with_settings,
 )
+from wallet_core.coverage import BUCKET_BLOCKS, Bucket, Coverage, bucket_number, digest_of, read_buckets
 from wallet_core.deposits import Announcement, Deposit, Status
 from wallet_core.errors import CheckpointCorrupt, CheckpointLost, SettingsSuperseded, TopicsOfAnotherWallet
 from wallet_core.messages import Record, Topic, TransactionAsset
+from wallet_core.orders import OrderBook, OrderState, OrderStatus
+from wallet_core.stored_blocks import DEPOSITS_PER_RECORD_MAX
 
 ETH = TransactionAsset(symbol="ETH", contract=None, decimals=18)
 MINE = Identity("wallets", "mainnet", 1, "0x" + "d4" * 32, "5c" * 20)
@@ -70,8 +72,8 @@ STATE = SyncState(window(100, "a", "b", "c", "d"), 7, 3, "cafe", {"ETH": 90})
 deposits = st.builds(
     Deposit,
     event_id=st.integers(0, 2**256 - 1).map(lambda n: f"{n:064x}"),
-    txid=st.integers(0, 2**256 - 1).map(lambda n: f"0x{n:064x}"),
-    sender=st.binary(min_size=20, max_size=20).map(Address),
+    txid=st.none() | st.integers(0, 2**256 - 1).map(lambda n: f"0x{n:064x}"),
+    sender=st.none() | st.binary(min_size=20, max_size=20).map(Address),
     recipient=st.binary(min_size=20, max_size=20).map(Address),
     amount=st.integers(0, 2**256 - 1).map(BaseUnits),
     asset=st.builds(
@@ -102,13 +104,48 @@ def windows(draw: st.DrawFn) -> Window:
     return Window(base, tuple(blocks))
 
 
+books = st.builds(
+    lambda position, orders: OrderBook(position, tuple(sorted(orders, key=lambda order: order.offset))),
+    st.integers(0, 2**53),
+    st.lists(
+        st.builds(
+            OrderState,
+            id=st.sampled_from(["a", "b", "offset-7"]),
+            type=st.sampled_from(["rescan", "rewind", "unknown"]),
+            offset=st.integers(0, 9),
+            status=st.sampled_from(list(OrderStatus)),
+            message=st.text(max_size=20),
+            published=st.integers(0, 2**53),
+            next_block=st.integers(0, 2**53),
+            parent_hash=st.none() | st.just("0x" + "ab" * 32),
+        ),
+        max_size=3,
+        unique_by=(lambda order: order.id, lambda order: order.offset),
+    ),
+)
+
+
+@st.composite
+def covered_windows(draw: st.DrawFn) -> tuple[Window, Coverage]:
+    """Windows around the end of a bucket, with what is covered up to their bases."""
+    lowest = BUCKET_BLOCKS - 100
+    drawn = draw(windows())
+    base = BlockRef(drawn.base.number + lowest, drawn.base.hash)
+    moved = Window(base, tuple(replace(block, number=block.number + lowest) for block in drawn.blocks))
+    first = max(base.number - draw(st.integers(0, 9)), bucket_number(base.number) * BUCKET_BLOCKS)
+    newest = Bucket(first, base.number, draw(st.sampled_from(["aa" * 32, "bb" * 32])), draw(st.booleans()))
+    return moved, Coverage(draw(st.none() | st.just(newest)))
+
+
 states = st.builds(
-    SyncState,
-    window=windows(),
+    lambda covered, **fields: SyncState(window=covered[0], coverage=covered[1], **fields),
+    covered=covered_windows(),
     sequence=st.integers(0, 2**63),
     generation=st.integers(0, 2**31),
     settings_hash=st.text("0123456789abcdef", max_size=16),
     asset_first_blocks=st.dictionaries(st.text(max_size=8), st.integers(0, 2**53), max_size=3),
+    orders=books,
+    replay_to=st.none() | st.integers(0, 2**53),
 )
 
 
@@ -124,7 +161,11 @@ def test_the_topic_holds_the_last_state_after_any_history(history: list[SyncStat
         assert read_state(values) == after
         before = after
     assert read_identity(values) == MINE
-    assert len(values) == 2 + len(history[-1].window.blocks), "keys are left behind"
+    last = history[-1]
+    covered = read_buckets(values)
+    assert all(bucket.last <= last.window.base.number for bucket in covered), "records of what was rewound are left"
+    expected = 2 + len(last.window.blocks) + len(last.orders.orders) + len(covered)
+    assert len(values) == expected, "keys are left behind"
 
 
 @given(states)
@@ -171,7 +212,7 @@ def test_a_block_full_of_deposits_takes_several_records() -> None:
     values = stored(state)
     assert read_state(values) == state
     del values[b"block:" + number + b":1"]
-    with pytest.raises(CheckpointCorrupt, match="lacks some of its deposits"):
+    with pytest.raises(CheckpointCorrupt, match="has 1001 deposits instead of 2001"):
         read_state(values)
     assert [record.key for record in state_records(state, STATE) if record.value is None] == [
         b"block:" + number + part for part in (b":1", b":2")
@@ -342,3 +383,39 @@ def test_a_move_that_says_nothing_keeps_the_sequence() -> None:
     """Gaps in the sequence would look like lost events."""
     state, events = after_move(STATE, Move(window(103, "d"), ()), 1, "/wallets/mainnet")
     assert (state.sequence, events) == (7, [])
+
+
+# --- coverage ------------------------------------------------------------------------------------------------------
+
+
+def test_what_settles_is_covered_by_the_step_that_settles_it() -> None:
+    """Blocks of the window and blocks that join and settle at once, each once, in the order of the chain."""
+    state = SyncState(window(100, "a", "b", "c"))
+    longer = window(102, "c", "d")
+    move = Move(Window(BlockRef(104, "e"), ()), (), (longer.blocks[0].ref, BlockRef(104, "e")))
+    after, _ = after_move(state, move, 1, "/wallets/mainnet")
+    assert after.coverage.newest == Bucket(101, 104, digest_of(["b", "c", "d", "e"]), begins=True)
+    values = fold(stored(state), state_records(state, after))
+    assert read_buckets(values) == (after.coverage.newest,)
+    assert read_state(values) == after
+
+
+def test_a_roll_back_and_a_new_tip_cover_nothing() -> None:
+    """Only what leaves the window for good counts."""
+    state = replace(STATE, coverage=Coverage(Bucket(90, 100, "ab" * 32)))
+    for moved in (Window(STATE.window.base, STATE.window.blocks[:1]), window(100, "a", "b", "c", "d", "e")):
+        joined = tuple(block.ref for block in moved.blocks[3:])
+        after, _ = after_move(state, Move(moved, (), joined), 1, "/wallets/mainnet")
+        assert after.coverage == state.coverage
+        assert not [record for record in state_records(state, after) if record.key.startswith(b"covered:")]
+
+
+def test_a_checkpoint_of_an_older_release_is_covered_from_its_next_settled_block_on() -> None:
+    """It has no record, or one that ends below its base: a record that leaves blocks out would be a false proof."""
+    assert read_state(stored(STATE)).coverage == Coverage()
+    values = stored(replace(STATE, coverage=Coverage(Bucket(90, 100, "ab" * 32))))
+    _changed(b"covered:0", last=99)(values)
+    assert read_state(values).coverage == Coverage()
+    values[b"covered:0"] = b"{}"
+    with pytest.raises(CheckpointCorrupt, match=r"^state\.sync"):
+        read_state(values)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wallet_core.commands import ID_SIZE_MAX, META_SIZE_MAX, SUBSTITUTE, decode_command
+from wallet_core.commands import ID_SIZE_MAX, META_SIZE_MAX, SUBSTITUTE, WatchAddress, decode_command
 from wallet_core.errors import (
+    BadAddress,
     BadCommand,
     BadId,
     BadJson,
@@ -86,7 +87,11 @@ def test_a_header_whose_name_is_not_utf8_is_refused(value: bytes | None) -> None
         (b'{"type": 17}', UnknownType),
         (b'{"type": ["create_account"]}', UnknownType),
         (b'{"type": "Create_Account"}', UnknownType),
-        (b'{"type": "watch_address", "address": "0x00"}', UnknownType),
+        (b'{"type": "watch_address"}', BadAddress),
+        (b'{"type": "watch_address", "address": 7}', BadAddress),
+        (b'{"type": "watch_address", "address": "0x00"}', BadAddress),
+        (b'{"type": "watch_address", "address": "0xDAC17F958D2ee523a2206206994597C13D831ec7"}', BadAddress),
+        (b'{"type": "watch_address", "address": "0x00", "meta": 1}', BadMeta),
         (_command(id=None), BadId),
         (_command(id=17), BadId),
         (_command(id=["x"]), BadId),
@@ -135,13 +140,25 @@ def test_a_bad_id_header_is_an_error_too(
     assert type(raised.value) is error
 
 
-@pytest.mark.parametrize("name", ["watch_address", "rescan", "\ud800"])
+@pytest.mark.parametrize("name", ["rewind", "rescan", "\ud800"])
 def test_an_unknown_type_is_refused_by_name(name: str) -> None:
     """Whoever sent it reads what it was, and what would be taken."""
     with pytest.raises(UnknownType) as raised:
         decode_command(json.dumps({"type": name}).encode(), ())
     assert f'"{name}"' in str(raised.value)
     assert '"create_account"' in str(raised.value)
+    assert '"watch_address"' in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["0xdAC17F958D2ee523a2206206994597C13D831ec7", "0xdac17f958d2ee523a2206206994597c13d831ec7"]
+)
+def test_an_address_to_watch_is_taken_in_each_of_its_forms(text: str) -> None:
+    """With a checksum or without; what else the command has is read as for an account."""
+    command = decode_command(json.dumps({"id": "x", "type": "watch_address", "address": text}).encode(), ())
+    assert isinstance(command, WatchAddress)
+    assert (command.id, command.meta.text) == ("x", "{}")
+    assert command.address == bytes.fromhex("dac17f958d2ee523a2206206994597c13d831ec7")
 
 
 def test_a_huge_type_does_not_make_a_huge_message() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from resources import FULL, GAS, MINIMAL, SECRET, SPEC
+from resources import FULL, GAS, MINIMAL, SECRET, SPEC, USDT
 from wallet_core.errors import InvalidSetting
 from wallet_core.resource import parse_resource
 
@@ -44,6 +44,8 @@ def test_a_short_resource_gets_the_documented_defaults() -> None:
         "chain": {
             "id": 1,
             "rpc": [{"url": "http://geth:8545"}],
+            "quorum": 1,
+            "verify": False,
             "confirmation": {"depth": 12},
             "settleDepth": 64,
             "startBlock": "latest",
@@ -118,6 +120,22 @@ def test_a_short_resource_gets_the_documented_defaults() -> None:
         ("spec.accounts.xpubFrom", MISSING, "spec.accounts.xpubFrom"),
         ("spec.assets", [], "spec.assets"),
         ("spec.assets", [{"type": "native", "symbol": "ETH"}] * 2, "spec.assets"),
+        ("spec.assets", [{"type": "native", "symbol": "A"}, {"type": "native", "symbol": "B"}], "spec.assets"),
+        ("spec.assets", [USDT, {**USDT, "symbol": "USDT2"}], "spec.assets"),
+        ("spec.assets", [{"type": "native", "symbol": "USDT"}, USDT], "spec.assets"),
+        ("spec.assets", [{**USDT, "symbol": f"T{n}", "contract": f"0x{n:040}"} for n in range(65)], "spec.assets"),
+        ("spec.assets.0", {"type": "erc721", "symbol": "APE"}, "spec.assets.0"),
+        ("spec.assets.0", {"symbol": "ETH"}, "spec.assets.0"),
+        ("spec.assets.0.decimals", 18, "spec.assets.0.decimals"),
+        ("spec.assets.1.contract", MISSING, "spec.assets.1.contract"),
+        ("spec.assets.1.contract", USDT["contract"][:-1], "spec.assets.1.contract"),
+        ("spec.assets.1.contract", USDT["contract"].lower(), "spec.assets.1.contract"),
+        ("spec.assets.1.contract", USDT["contract"].replace("dAC", "dac"), "spec.assets.1.contract"),
+        ("spec.assets.1.decimals", MISSING, "spec.assets.1.decimals"),
+        ("spec.assets.1.decimals", -1, "spec.assets.1.decimals"),
+        ("spec.assets.1.decimals", 256, "spec.assets.1.decimals"),
+        ("spec.assets.1.decimals", "6", "spec.assets.1.decimals"),
+        ("spec.assets.1.symbol", "US DT", "spec.assets.1.symbol"),
         ("spec.assets.0.symbol", "", "spec.assets.0.symbol"),
         ("spec.sync.shards", 0, "spec.sync.shards"),
         ("spec.sweep.gasAddress", GAS[:-1], "spec.sweep.gasAddress"),
@@ -149,11 +167,23 @@ def test_what_is_no_resource_at_all_is_refused_in_one_line(document: object) -> 
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_tokens_are_refused_by_name() -> None:
-    """Somebody who lists a token must learn that this release does not follow it."""
-    asset = {"type": "erc20", "symbol": "USDT", "contract": "0xdAC17F958D2ee523a2206206994597C13D831ec7", "decimals": 6}
-    with pytest.raises(InvalidSetting, match=r"^spec\.assets\.0\.type: 'erc20' is not in this release"):
-        parse_resource(changed("spec.assets.0", asset))
+def test_a_wallet_may_have_tokens_only() -> None:
+    """The chain's own coin is an asset like any other."""
+    assets = parse_resource(changed("spec.assets", [USDT])).spec.assets
+    assert [(each.key, each.symbol, each.decimals) for each in assets] == [(USDT["contract"].lower(), "USDT", 6)]
+
+
+def test_an_asset_is_known_by_what_it_is_and_not_by_its_symbol() -> None:
+    """A token by its contract, the chain's own coin by being it: another symbol is no other asset."""
+    before = parse_resource(changed("spec.assets.1.symbol", "USDT")).spec.assets
+    after = parse_resource(changed("spec.assets.1.symbol", "Tether")).spec.assets
+    assert [each.key for each in before] == [each.key for each in after] == ["native", USDT["contract"].lower()]
+
+
+def test_a_contract_without_checksum_is_refused_with_the_right_one() -> None:
+    """A mistyped contract would be another token, so its checksum is not optional; whoever is sure finds it here."""
+    with pytest.raises(InvalidSetting, match=USDT["contract"]):
+        parse_resource(changed("spec.assets.1.contract", USDT["contract"].lower()))
 
 
 @pytest.mark.parametrize(
@@ -182,6 +212,18 @@ def test_a_secret_in_a_wrong_place_is_not_repeated(path: str, value: object) -> 
     assert error is not None
     assert error.__cause__ is None
     assert error.__suppress_context__, "a traceback would show the value"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [{"url": f"https://node/{SECRET}"}, {"urlFrom": {"secretKeyRef": {"name": "provider", "key": SECRET}}}],
+)
+def test_an_endpoint_that_is_there_twice_is_refused(source: dict[str, object]) -> None:
+    """One node would have two votes in a quorum; another `wsUrl` makes no other node of it."""
+    twice = [source, {"url": "http://other"}, {**source, "wsUrl": "ws://node"}]
+    with pytest.raises(InvalidSetting, match=r"^spec\.chain\.rpc: endpoints 1 and 3 are one") as raised:
+        parse_resource(changed("spec.chain.rpc", twice))
+    assert SECRET not in str(raised.value)
 
 
 def test_settings_cannot_be_changed_while_running() -> None:

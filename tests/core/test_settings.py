@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from resources import FULL, GAS, MINIMAL, SECRET, SPEC
+from wallet_core.addresses import Address, checksum_address
 from wallet_core.errors import InvalidSetting
 from wallet_core.resource import API_VERSION, KIND, WalletManager, parse_resource
 from wallet_core.settings import (
@@ -34,10 +35,12 @@ COMMON = [
 VARIABLES = {
     Role.BOOTSTRAP: [
         *COMMON,
+        "WALLET_CHAIN_QUORUM",
         "WALLET_CHAIN_RPC",
         "WALLET_CHAIN_CONFIRMATION_DEPTH",
         "WALLET_CHAIN_SETTLE_DEPTH",
         "WALLET_CHAIN_START_BLOCK",
+        "WALLET_CHAIN_VERIFY",
         "WALLET_KAFKA_PARTITIONS",
         "WALLET_KAFKA_REPLICATION_FACTOR",
         "WALLET_KAFKA_CREATE_TOPICS",
@@ -54,10 +57,12 @@ VARIABLES = {
     ],
     Role.SYNC: [
         *COMMON,
+        "WALLET_CHAIN_QUORUM",
         "WALLET_CHAIN_RPC",
         "WALLET_CHAIN_CONFIRMATION_DEPTH",
         "WALLET_CHAIN_SETTLE_DEPTH",
         "WALLET_CHAIN_STALE_AFTER_SECONDS",
+        "WALLET_CHAIN_VERIFY",
         "WALLET_KAFKA_PARTITIONS",
         "WALLET_REDIS_URL",
         "WALLET_ASSETS",
@@ -98,6 +103,23 @@ secret_sources = st.fixed_dictionaries(
     }
 )
 hosts = st.from_regex(r"[!-~]{1,30}", fullmatch=True)
+symbols = st.from_regex(r"[A-Za-z0-9.]{1,16}", fullmatch=True)
+contracts = st.binary(min_size=20, max_size=20).map(Address).map(checksum_address)
+natives: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries({"type": st.just("native"), "symbol": symbols})
+tokens: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {"type": st.just("erc20"), "symbol": symbols, "contract": contracts, "decimals": st.integers(0, 255)}
+)
+asset_items = natives | tokens
+
+
+def _symbol(asset: dict[str, Any]) -> object:
+    return asset["symbol"]
+
+
+def _contract(asset: dict[str, Any]) -> object:
+    return asset.get("contract")
+
+
 redis_urls = st.from_regex(r"rediss?://(:[A-Za-z0-9%]{1,20}@)?[a-z]{1,10}(:[1-9][0-9]{0,3})?(/[0-9]?)?", fullmatch=True)
 documents = st.fixed_dictionaries(
     {
@@ -119,6 +141,7 @@ documents = st.fixed_dictionaries(
                             ),
                             min_size=1,
                             max_size=3,
+                            unique_by=lambda endpoint: str(endpoint.get("url", endpoint.get("urlFrom"))),
                         ),
                     },
                     optional={
@@ -126,6 +149,8 @@ documents = st.fixed_dictionaries(
                             st.fixed_dictionaries({"depth": st.integers(1, 10_000)}), st.just({"tag": "finalized"})
                         ),
                         "settleDepth": st.integers(1, 10_000),
+                        "quorum": st.just(1),
+                        "verify": st.booleans(),
                         "startBlock": st.just("latest") | st.integers(0, 2**53 - 1),
                         "staleAfterSeconds": st.integers(0, 86_400),
                     },
@@ -147,9 +172,7 @@ documents = st.fixed_dictionaries(
                     {"fingerprint": st.from_regex(r"[0-9a-f]{40}", fullmatch=True), "xpubFrom": secret_sources},
                     optional={"replicas": st.integers(1, 1000)},
                 ),
-                "assets": st.from_regex(r"[A-Za-z0-9.]{1,16}", fullmatch=True).map(
-                    lambda symbol: [{"type": "native", "symbol": symbol}]
-                ),
+                "assets": st.lists(asset_items, min_size=1, max_size=64, unique_by=(_symbol, _contract)),
             },
             optional={
                 "sync": st.fixed_dictionaries({"shards": st.integers(1, 64)}),

@@ -45,6 +45,7 @@ def test_public_topics_are_spread_and_state_topics_are_not() -> None:
         Topic.ADDRESS_CREATED: 12,
         Topic.TRANSACTION: 12,
         Topic.ERRORS: 12,
+        Topic.ORDERS: 1,
         Topic.STATE_SYNC: 1,
     }
 

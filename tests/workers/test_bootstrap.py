@@ -7,12 +7,14 @@ from collections.abc import Mapping
 
 import pytest
 
+from stub_node import Make, Seen, nodes_of
 from virtual_time import in_virtual_time, until
 from wallet_core.chain import BlockRef, Window
 from wallet_core.checkpoint import CHECKPOINT_KEY, IDENTITY_KEY, Identity, SyncState, identity_record, read_identity
 from wallet_core.errors import KafkaUnreachable
 from wallet_core.messages import Topic
 from wallet_core.testing.fake_chain import FakeChain
+from wallet_core.testing.fake_clock import FakeClock
 from wallet_core.topics import plan_topics
 from wallet_workers.bootstrap import BootstrapFailed
 from wallet_world import ALICE, CHAIN_ID, KEYS, PREFIX, BootstrapRun, Replica, World
@@ -192,11 +194,11 @@ async def test_all_problems_are_listed() -> None:
     told = "\n".join(problems)
     for topic in (Topic.COMMAND, Topic.ADDRESS_CREATED):
         assert f"topic {PREFIX}{topic} is missing" in told
-    for topic in (Topic.TRANSACTION, Topic.ERRORS, Topic.STATE_SYNC):
+    for topic in (Topic.TRANSACTION, Topic.ERRORS, Topic.ORDERS, Topic.STATE_SYNC):
         assert f"topic {PREFIX}{topic} has 3 partitions" in told
     for topic in (Topic.TRANSACTION, Topic.STATE_SYNC):
         assert f"topic {PREFIX}{topic} could lose records" in told
-    assert len(world.broker.topics()) == 3, "nothing is created"
+    assert len(world.broker.topics()) == 4, "nothing is created"
 
 
 @in_virtual_time
@@ -241,7 +243,6 @@ async def test_a_wallet_that_never_spoke_may_lose_its_checkpoint() -> None:
         ("namespace", Identity("other", "mainnet", CHAIN_ID, "genesis", KEYS.fingerprint)),
         ("name", Identity("wallets", "other", CHAIN_ID, "genesis", KEYS.fingerprint)),
         ("chain_id", Identity("wallets", "mainnet", 1, "genesis", KEYS.fingerprint)),
-        ("genesis_hash", Identity("wallets", "mainnet", CHAIN_ID, "0xother", KEYS.fingerprint)),
         ("fingerprint", Identity("wallets", "mainnet", CHAIN_ID, "genesis", "ab" * 20)),
     ],
 )
@@ -256,7 +257,7 @@ async def test_topics_of_another_wallet_are_refused(field: str, identity: Identi
         identity.namespace,
         identity.name,
         identity.chain_id,
-        genesis if identity.genesis_hash == "genesis" else identity.genesis_hash,
+        genesis,
         identity.fingerprint,
     )
     record = identity_record(other)
@@ -334,3 +335,37 @@ async def test_a_stop_ends_a_run_that_waits() -> None:
     with pytest.raises(BootstrapFailed, match="stopped"):
         await task
     assert asyncio.get_running_loop().time() - before < 1
+
+
+@pytest.mark.parametrize("has_checkpoint", [True, False])
+@in_virtual_time
+async def test_a_node_with_another_genesis_block_is_not_used(*, has_checkpoint: bool) -> None:
+    """The node is what is wrong, for the topics are this wallet's: bootstrap waits for another, and writes nothing."""
+    world = World()
+    await world.bootstrap()
+    record = identity_record(Identity("wallets", "mainnet", CHAIN_ID, "0xother", KEYS.fingerprint))
+    world.broker.produce(STATE_TOPIC, record.key, record.value)
+    if not has_checkpoint:
+        world.broker.produce(STATE_TOPIC, CHECKPOINT_KEY, None)
+    end = world.state_end()
+    run = BootstrapRun(world)
+    running = asyncio.create_task(run.run())
+    await until(lambda: run.status.as_dict()["reason"] == "WrongChain")
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert world.state_end() == end
+
+
+async def test_the_quorum_says_on_which_chain_a_wallet_begins(make_stub: Make, clock: FakeClock, seen: Seen) -> None:
+    """The first endpoint, of another chain with the same id, is far ahead: it says neither where nor on which."""
+    elsewhere = FakeChain(CHAIN_ID, "elsewhere")
+    elsewhere.mine_empty(500)
+    world = World(chain={"rpc": [{"url": f"http://{name}"} for name in ("one", "two", "three")], "quorum": 2})
+    stubs = [await make_stub(chain) for chain in (elsewhere, world.chain, world.chain)]
+    async with nodes_of(*(stub.endpoint for stub in stubs), clock=clock, seen=seen, quorum=2) as nodes:
+        async with asyncio.timeout(30):
+            await BootstrapRun(world, node=nodes).run()
+    identity = read_identity(stored(world))
+    assert identity is not None
+    assert identity.genesis_hash == world.chain.blocks[0].header.hash
+    assert world.state().window.base == BlockRef(6, world.chain.blocks[6].header.hash)

@@ -122,7 +122,7 @@ BAD_COMMANDS: dict[str, list[bytes | None]] = {
         b"{}",
         b'{"type": null}',
         b'{"type": 1}',
-        b'{"type": "watch_address", "id": "a"}',
+        b'{"type": "destroy_account", "id": "a"}',
         b'{"type": "' + b"y" * 100_000 + b'"}',
     ],
     "bad_id": [

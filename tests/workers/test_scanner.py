@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
 from virtual_time import in_virtual_time
 from wallet_core.addresses import Address, checksum_address
 from wallet_core.blocks import Block, Header
-from wallet_core.chain import BlockRef, Window, WindowBlock
-from wallet_core.checkpoint import SyncState
+from wallet_core.chain import BlockRef, WindowBlock
 from wallet_core.errors import NodeInconsistent, RpcUnreachable
 from wallet_core.testing.fake_chain import FakeChain, FakeNode
 from wallet_core.testing.fake_kafka import FakeAddressFeed
+from wallet_core.transfers import Scope
 from wallet_world import ALICE, BOB, PREFIX, Replica, World
 
 GAS = Address(b"\x6a" * 20)
 
 
-def since(block: int, gas_address: str | None = None) -> SyncState:
-    """A state in which ETH is reported from `block` on."""
-    window = Window(BlockRef(0, "0x00"))
-    return SyncState(window, asset_first_blocks={"native": block}, gas_address=gas_address)
+def since(block: int, gas_address: str | None = None) -> Scope:
+    """ETH is reported from `block` on."""
+    return Scope({"native": block}, gas_address)
 
 
 async def new_world(**spec: dict[str, object]) -> World:
@@ -39,7 +39,7 @@ async def scan(replica: Replica, first: int, last: int, gas_address: str | None 
     return await replica.scanner.scan(parent_of(replica.world.chain, first), first, last, since(0, gas_address))
 
 
-def found(blocks: Sequence[WindowBlock]) -> list[tuple[int, str]]:
+def found(blocks: Sequence[WindowBlock]) -> list[tuple[int, str | None]]:
     return [(block.number, deposit.txid) for block in blocks for deposit in block.deposits]
 
 
@@ -203,3 +203,27 @@ async def test_each_address_is_taken_in_once() -> None:
     await replica.scanner.read_addresses()
     assert replica.shown["addresses"] == 2
     assert replica.metrics.registry.get_sample_value("wallet_addresses") == 2
+
+
+@in_virtual_time
+async def test_a_reading_that_is_given_up_loses_no_address() -> None:
+    """A scan may be given up anywhere, as when its span went to another; the feed hands out nothing twice."""
+    world = await new_world()
+
+    class SlowFeed(FakeAddressFeed):
+        async def read_to_stable_end(self) -> AsyncIterator[Sequence[Address]]:
+            async for batch in super().read_to_stable_end():
+                yield batch
+                await asyncio.sleep(1)
+
+    published = 5 * FakeAddressFeed.BATCH_ADDRESSES_MAX
+    for number in range(published):
+        world.publish(Address(number.to_bytes(20)))
+    replica = Replica(world, feed=SlowFeed(world.broker, topic_prefix=PREFIX, partitions=2))
+    given_up = asyncio.create_task(replica.scanner.read_addresses())
+    await asyncio.sleep(1.5)
+    given_up.cancel()
+    await asyncio.gather(given_up, return_exceptions=True)
+    assert 0 < replica.scanner.addresses < published
+    await replica.scanner.read_addresses()
+    assert replica.scanner.addresses == published

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import warnings
 
 from virtual_time import in_virtual_time, until
 from wallet_core.checkpoint import CHECKPOINT_KEY, IDENTITY_KEY
@@ -15,6 +16,8 @@ from wallet_workers.stopping import HALT_RECHECK_SECONDS
 from wallet_world import ALICE, BOB, CHAIN_ID, PREFIX, Replica, World, caught_up
 
 STATE_TOPIC = PREFIX + Topic.STATE_SYNC
+MOMENTS_OF_A_START = 40
+"""More turns of the loop than a worker needs from its start to its first wait for a head."""
 
 
 def now() -> float:
@@ -66,8 +69,9 @@ async def test_without_announcements_the_node_is_polled() -> None:
     world = await new_world(tuning={"pollSeconds": 2})
 
     class SilentNode(FakeNode):
-        async def wait_for_head(self, timeout_seconds: float) -> None:
+        async def wait_for_head(self, timeout_seconds: float, seen: int) -> int:
             await asyncio.sleep(timeout_seconds)
+            return seen
 
     replica = Replica(world, node=SilentNode(world.chain, world.clock))
     async with replica.running():
@@ -319,7 +323,8 @@ async def test_a_fork_below_the_window_halts_until_the_chain_is_back() -> None:
         forked._made = 10_000
         forked.reorganize(6, [()] * 8)
         replica.node.chain = forked
-        whole.grown.set()
+        waited_for, whole.grown = whole.grown, asyncio.Event()
+        waited_for.set()
 
         def mend() -> None:
             replica.node.chain = whole
@@ -373,6 +378,27 @@ async def test_a_stop_ends_a_halted_worker_at_once() -> None:
         before = now()
     assert now() - before < 1
     assert await world.lock().acquire(), "the lock was given up"
+
+
+@in_virtual_time
+async def test_a_process_that_is_torn_down_at_any_moment_leaves_no_wait_unawaited() -> None:
+    """At the end of `asyncio.run` every task is cancelled at once, also one that has not begun to run."""
+    world = await new_world(tuning={"pollSeconds": 60})
+    has_waited = False
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for moment in range(MOMENTS_OF_A_START):
+            replica = Replica(world)
+            task = asyncio.create_task(replica.worker.run())
+            for _ in range(moment):
+                await asyncio.sleep(0)
+            has_waited = any("_wait_for_head" in repr(each) for each in asyncio.all_tasks())
+            for each in asyncio.all_tasks() - {asyncio.current_task()}:
+                each.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            world.redis.wipe()
+    assert has_waited
+    assert [str(each.message) for each in warned] == []
 
 
 @in_virtual_time

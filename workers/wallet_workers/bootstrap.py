@@ -5,7 +5,8 @@ changes nothing. What is away for a moment is tried again, for ever, with the re
 mend ends the process with the list of everything that is wrong, not only the first.
 
 The first checkpoint is written only if `address.created` and `transaction` never held a record. A wallet that has
-already spoken and has no checkpoint lost it: to begin anew would leave out blocks, or say things twice.
+already spoken and has no checkpoint lost it: to begin anew would leave out blocks, or say things twice. Then only the
+order of a person goes on (`after_loss`).
 """
 
 from __future__ import annotations
@@ -27,19 +28,12 @@ from wallet_core.checkpoint import (
     read_identity,
     state_records,
 )
-from wallet_core.errors import (
-    CheckpointCorrupt,
-    CheckpointLost,
-    Halt,
-    OutcomeUnknown,
-    RpcUnreachable,
-    Superseded,
-    Unavailable,
-)
+from wallet_core.errors import CheckpointCorrupt, Halt, OutcomeUnknown, RpcUnreachable, Superseded, Unavailable
 from wallet_core.messages import Topic
-from wallet_core.ports import Clock, Ledger, Node, StateView, TopicAdmin
+from wallet_core.ports import Clock, Ledger, Node, OrderFeed, PublishedEvents, StateView, TopicAdmin
 from wallet_core.settings import BootstrapSettings
 from wallet_core.topics import check_topics, missing_topics, plan_topics
+from wallet_workers.after_loss import state_after_loss
 from wallet_workers.status import WorkerStatus, part_of
 from wallet_workers.stopping import BackOff, Stopping
 
@@ -63,6 +57,8 @@ class BootstrapPorts:
     ledger: Ledger
     state: StateView
     redis: RedisServer
+    orders: OrderFeed
+    published: PublishedEvents
 
 
 class BootstrapFailed(Exception):
@@ -146,23 +142,25 @@ class Bootstrap:
         if CHECKPOINT_KEY in recovered.values:
             log.info("checkpoint_exists")
             return
+        genesis = await self._ports.node.agreed_header(0)
+        self._ports.node.expect_genesis(genesis.hash)  # nobody of another chain says where the wallet begins
+        head = await self._ports.node.head()
         if spoken:
-            raise CheckpointLost(f"state.sync holds no checkpoint, but {' and '.join(spoken)} hold records")
-        base = await self._first_base(await self._ports.node.head())
-        records = [
-            identity_record(await self._identity()),
-            *state_records(None, SyncState(Window(base))),
-        ]
+            rules = Rules(self._settings.chain.confirmation.depth, self._settings.chain.settle_depth)
+            ports = self._ports
+            state = await state_after_loss(spoken, rules, head, ports.node, ports.orders, ports.published, self._status)
+        else:
+            state = SyncState(Window(await self._first_base(head)))
+        records = [identity_record(self._identity(genesis.hash)), *state_records(None, state)]
         await self._ports.ledger.append(recovered.position, records)
-        log.info("checkpoint_created", block=base.number, block_hash=base.hash)
+        log.info("checkpoint_created", block=state.window.base.number, block_hash=state.window.base.hash)
 
-    async def _identity(self) -> Identity:
-        genesis = await self._ports.node.header(0)
+    def _identity(self, genesis_hash: str) -> Identity:
         return Identity(
             self._settings.namespace,
             self._settings.name,
             self._settings.chain.id,
-            genesis.hash,
+            genesis_hash,
             self._settings.accounts.fingerprint,
         )
 
@@ -171,8 +169,15 @@ class Bootstrap:
         if found is None and CHECKPOINT_KEY in values:
             raise CheckpointCorrupt("state.sync holds a checkpoint and no identity")
         if found is not None:
-            mine = await self._identity()
-            check_identity(found, **{name: getattr(mine, name) for name in Identity.__dataclass_fields__})
+            check_identity(
+                found,
+                namespace=self._settings.namespace,
+                name=self._settings.name,
+                chain_id=self._settings.chain.id,
+                fingerprint=self._settings.accounts.fingerprint,
+            )
+            self._ports.node.expect_genesis(found.genesis_hash)
+            await self._ports.node.header(0)
 
     async def _first_base(self, head: Head) -> BlockRef:
         """The settled block under the first one that is scanned."""
@@ -188,5 +193,5 @@ class Bootstrap:
                     "wait until the node is in sync, or lower startBlock"
                 )
             number = min(number, max(start - 1, 0))
-        header = await self._ports.node.header(number)
+        header = await self._ports.node.agreed_header(number)
         return BlockRef(header.number, header.hash)

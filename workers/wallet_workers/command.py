@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import structlog
 
-from wallet_core.accounts import AccountKey, create_account_reply
+from wallet_core.accounts import AccountKey, command_reply
 from wallet_core.checkpoint import CHECKPOINT_KEY, check_identity, read_identity
 from wallet_core.errors import BadCommand, Halt, SecretMissing, Unavailable
-from wallet_core.messages import Record, error_record, event_source
+from wallet_core.messages import WATCH_PREFIX, Record, error_record, event_source
 from wallet_core.ports import Clock, CommandMessage, CommandQueue, SecretFile, StateView
 from wallet_core.reasons import Reason
 from wallet_core.settings import CommandSettings
@@ -131,7 +131,7 @@ class CommandWorker:
 
     def _answer(self, message: CommandMessage, key: AccountKey) -> Record:
         try:
-            record = create_account_reply(key, message, chain_id=self._settings.chain.id, source=self._source)
+            record = command_reply(key, message, chain_id=self._settings.chain.id, source=self._source)
         except BadCommand as error:
             outcome, record = error.error_code, error_record(message, error, self._source)
             log.info("command_refused", partition=message.partition, offset=message.offset, error_code=outcome)
@@ -139,7 +139,8 @@ class CommandWorker:
             outcome, record = "internal_error", error_record(message, error, self._source)
             log.exception("command_failed", partition=message.partition, offset=message.offset)
         else:
-            outcome = "created"
-            log.info("account_created", partition=message.partition, offset=message.offset, address=record.key.decode())
+            watched = record.key.startswith(WATCH_PREFIX.encode())
+            outcome, event = ("watched", "address_watched") if watched else ("created", "account_created")
+            log.info(event, partition=message.partition, offset=message.offset, address=record.key.decode())
         self._metrics.commands.labels(outcome).inc()
         return record

@@ -26,7 +26,7 @@ class Metrics:
         registry = self.registry
         self.commands = Counter(
             "wallet_commands",
-            "Commands answered, by outcome: created, or the error_code",
+            "Commands answered, by outcome: created, watched, or the error_code",
             ["outcome"],
             registry=registry,
         )
@@ -38,6 +38,27 @@ class Metrics:
         )
         self.window = Gauge("wallet_window_blocks", "Unsettled blocks in the window", registry=registry)
         self.addresses = Gauge("wallet_addresses", "Addresses that are watched", registry=registry)
+        self.traces_available = Gauge(
+            "wallet_traces_available",
+            "1 where the node could trace the last block: what contracts pay is seen",
+            registry=registry,
+        )
+        self.untraced_blocks = Counter(
+            "wallet_untraced_blocks",
+            "Blocks scanned without traces: what contracts paid in them was not seen",
+            registry=registry,
+        )
+        self.untraced_transactions = Counter(
+            "wallet_untraced_transactions",
+            "Transactions that no endpoint could trace: what contracts paid in them was not seen; the log names them",
+            registry=registry,
+        )
+        self.malformed_logs = Counter(
+            "wallet_malformed_logs",
+            "Transfer logs of listed tokens whose form is not ERC-20's; they may be deposits, and are not reported",
+            ["contract"],
+            registry=registry,
+        )
         self.events = Counter("wallet_events", "Events published on transaction", ["status"], registry=registry)
         self.rollbacks = Counter("wallet_rollbacks", "Forks that took blocks back", registry=registry)
         self.rolled_back_blocks = Counter("wallet_rolled_back_blocks", "Blocks taken back by forks", registry=registry)
@@ -47,6 +68,28 @@ class Metrics:
         self.retries = Counter(
             "wallet_retries",
             "Steps that failed and were begun again, by the error's code",
+            ["error_code"],
+            registry=registry,
+        )
+        self.spans_posted = Counter("wallet_spans_posted", "Spans offered to the scanners", registry=registry)
+        self.spans_scanned = Counter("wallet_spans_scanned", "Spans scanned by this worker", registry=registry)
+        self.blocks_scanned = Counter(
+            "wallet_span_blocks_scanned",
+            "Blocks of spans scanned by this worker: its rate is blocks/s",
+            registry=registry,
+        )
+        self.spans_refused = Counter(
+            "wallet_spans_refused",
+            "Results of scanners that were not believed, by the cause",
+            ["cause"],
+            registry=registry,
+        )
+        self.spans_overdue = Counter(
+            "wallet_spans_overdue", "Spans scanned inline because no result came in time", registry=registry
+        )
+        self.span_failures = Counter(
+            "wallet_span_failures",
+            "Failed tries to scan a span, by the error's code",
             ["error_code"],
             registry=registry,
         )

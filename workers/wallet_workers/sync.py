@@ -2,13 +2,16 @@
 
 Every replica keeps the address set up to date, so that whoever takes over can go on at once. The one that holds the
 lock is the sequencer. The lock saves work; the ledger keeps the books right: a leader that lost the lock unknowingly
-can write nothing.
+can write nothing. Beside that every replica, the leader too, scans the spans that a leader far behind offers: who
+leads and who scans are two questions, and neither loop waits for the other.
 
 What each kind of trouble does to a leader:
 
 - doubt about the last write (`OutcomeUnknown`, `Superseded`): check the lock, recover, go on;
-- the node, Kafka or Redis away (`Unavailable`): try again with growing pauses; the lock stays while Redis lets it;
-- `Halt`: keep the lock, write nothing, look again every minute;
+- the node, Kafka or Redis away (`Unavailable`): try again with growing pauses; the lock stays while Redis lets it, and
+  orders are looked for: a node whose chain was replaced by a shorter one needs a rewind;
+- `Halt`: keep the lock, write nothing, look again every minute, and at once where a new order comes: it may be the
+  rewind that helps;
 - settings older than the checkpoint's: give the lock up, so that a newer replica can lead.
 """
 
@@ -18,16 +21,20 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
 from wallet_core.errors import Halt, OutcomeUnknown, RedisUnreachable, SettingsSuperseded, Superseded, Unavailable
-from wallet_core.ports import AddressFeed, Clock, Ledger, Lock, Node
+from wallet_core.ports import AddressFeed, Clock, Ledger, Lock, Node, OrderFeed, PublishedEvents, SpanBoard
 from wallet_core.reasons import Reason
 from wallet_core.settings import SyncSettings
+from wallet_workers.catching_up import CatchingUp
 from wallet_workers.metrics import Metrics
+from wallet_workers.orders import OrderDesk
 from wallet_workers.scanner import Scanner
 from wallet_workers.sequencer import LeadershipLost, Sequencer
+from wallet_workers.span_scanner import SpanScanner
 from wallet_workers.status import WorkerStatus
 from wallet_workers.stopping import HALT_RECHECK_SECONDS, BackOff, Stopping
 
@@ -45,6 +52,9 @@ class SyncPorts:
     ledger: Ledger
     feed: AddressFeed
     lock: Lock
+    board: SpanBoard
+    orders: OrderFeed
+    published: PublishedEvents
 
 
 class SyncWorker:
@@ -63,6 +73,7 @@ class SyncWorker:
         self._status = status
         self._metrics = metrics
         self._stopping = stopping
+        self._heads_seen = 0
         status.fact(leader=False)
         self._renewal_seconds = settings.tuning.lock_ttl_seconds / RENEWALS_PER_TTL
         self._scanner = Scanner(settings, node=ports.node, feed=ports.feed, status=status, metrics=metrics)
@@ -73,12 +84,47 @@ class SyncWorker:
             ledger=ports.ledger,
             lock=ports.lock,
             scanner=self._scanner,
+            catching_up=CatchingUp(
+                settings,
+                clock=ports.clock,
+                board=ports.board,
+                node=ports.node,
+                scanner=self._scanner,
+                status=status,
+                metrics=metrics,
+            ),
+            orders=OrderDesk(
+                settings,
+                clock=ports.clock,
+                node=ports.node,
+                feed=ports.orders,
+                published=ports.published,
+                scanner=self._scanner,
+                status=status,
+            ),
             status=status,
             metrics=metrics,
         )
+        self._span_scanner = SpanScanner(
+            settings,
+            clock=ports.clock,
+            board=ports.board,
+            scanner=self._scanner,
+            status=status,
+            metrics=metrics,
+            stopping=stopping,
+        )
 
     async def run(self) -> None:
-        """Stand by and lead, in turns, until the stop."""
+        """Scan spans, and beside that stand by and lead, in turns, until the stop."""
+        scanning = asyncio.create_task(self._span_scanner.run())
+        try:
+            await self._stand_by_and_lead()
+        finally:
+            scanning.cancel()
+            await asyncio.gather(scanning, return_exceptions=True)
+
+    async def _stand_by_and_lead(self) -> None:
         back_off = BackOff(self._stopping)
         while not self._stopping:
             self._status.beat()
@@ -123,9 +169,12 @@ class SyncWorker:
         finally:
             renewal.cancel()
             await asyncio.gather(renewal, return_exceptions=True)
+            await self._sequencer.close()
             await self._ports.lock.release()
             self._status.clear("ledger")
-            self._status.fact(leader=False, block=None, settled_block=None, tip=None, lag=None, sequence=None)
+            self._status.fact(
+                leader=False, block=None, settled_block=None, tip=None, lag=None, sequence=None, span_lag=None
+            )
             self._metrics.leading.set(0)
             log.info("not_leading")
 
@@ -153,14 +202,14 @@ class SyncWorker:
                 progressed = await self._sequencer.step()
                 self._status.clear("ledger")
                 if not progressed:
-                    await self._stopping.first_of(self._ports.node.wait_for_head(self._settings.tuning.poll_seconds))
+                    await self._stopping.first_of(self._sequencer.wait(self._wait_for_head))
                 back_off.reset()
             except LeadershipLost:
                 return
             except Halt as error:
                 recovered = False
                 self._status.trouble(error)
-                await self._pause_while_held(HALT_RECHECK_SECONDS)
+                await self._sequencer.wait(partial(self._pause_while_held, HALT_RECHECK_SECONDS))
             except (OutcomeUnknown, Superseded) as error:
                 recovered = False
                 self._metrics.retries.labels(error.error_code).inc()
@@ -171,7 +220,13 @@ class SyncWorker:
             except Unavailable as error:
                 self._metrics.retries.labels(error.error_code).inc()
                 self._status.trouble(error)
+                if recovered:
+                    await self._sequencer.look_for_orders()
                 await back_off.pause()
+
+    async def _wait_for_head(self) -> None:
+        poll_seconds = self._settings.tuning.poll_seconds
+        self._heads_seen = await self._ports.node.wait_for_head(poll_seconds, self._heads_seen)
 
     async def _pause_while_held(self, seconds: float) -> None:
         """Wait that long, or until the lock is lost: who does not lead has nothing to wait for."""

@@ -18,17 +18,31 @@ import structlog
 from wallet_core.errors import InvalidSetting, SecretMissing
 from wallet_core.messages import Topic
 from wallet_core.ports import Clock
-from wallet_core.resource import ChainFinality, KafkaConnection, Redis, RpcEndpoint, SecretSource, check_redis_url
+from wallet_core.resource import (
+    ChainFinality,
+    ChainFollowing,
+    KafkaConnection,
+    Redis,
+    RpcEndpoint,
+    SecretSource,
+    TransactionTuning,
+    check_redis_url,
+)
 from wallet_core.settings import BootstrapSettings, CommandSettings, RoleSettings, SyncSettings
-from wallet_workers.adapters.ethereum import EndpointStatus, EthereumNodes
+from wallet_core.spans import CUT_LIFE_SECONDS
+from wallet_workers.adapters.endpoints import EndpointStatus
+from wallet_workers.adapters.ethereum import EthereumNodes
 from wallet_workers.adapters.json_rpc import Endpoint, Fault
 from wallet_workers.adapters.kafka_addresses import KafkaAddressFeed
 from wallet_workers.adapters.kafka_clients import KafkaClients
 from wallet_workers.adapters.kafka_commands import KafkaCommandQueue
 from wallet_workers.adapters.kafka_ledger import KafkaLedger
+from wallet_workers.adapters.kafka_orders import KafkaOrderFeed
+from wallet_workers.adapters.kafka_published import KafkaPublishedEvents
 from wallet_workers.adapters.kafka_state import KafkaStateView
 from wallet_workers.adapters.kafka_topics import KafkaTopicAdmin
 from wallet_workers.adapters.redis import RedisLock, RedisServer
+from wallet_workers.adapters.redis_spans import RedisSpanBoard
 from wallet_workers.adapters.secret_files import SecretKeyFile
 from wallet_workers.bootstrap import BootstrapPorts
 from wallet_workers.command import CommandPorts
@@ -77,6 +91,8 @@ async def bootstrap_ports(settings: BootstrapSettings, process: Process) -> Asyn
             ledger=ledger,
             state=KafkaStateView(clients, settings.kafka.topic_prefix + Topic.STATE_SYNC),
             redis=RedisServer(redis_url),
+            orders=_orders(settings.kafka, clients, stack),
+            published=_published(settings.kafka, settings.tuning, clients),
         )
 
 
@@ -120,7 +136,34 @@ async def sync_ports(settings: SyncSettings, process: Process) -> AsyncIterator[
             clock=process.clock,
         )
         stack.push_async_callback(lock.close)
-        yield SyncPorts(clock=process.clock, node=node, ledger=ledger, feed=feed, lock=lock)
+        board = RedisSpanBoard(
+            redis_url,
+            prefix=f"{{{settings.qualified_name}}}:spans",
+            claim_ttl_ms=settings.tuning.lock_ttl_seconds * 1000,
+            cut_ttl_ms=CUT_LIFE_SECONDS * 1000,
+        )
+        stack.push_async_callback(board.close_connections)
+        yield SyncPorts(
+            clock=process.clock,
+            node=node,
+            ledger=ledger,
+            feed=feed,
+            lock=lock,
+            board=board,
+            orders=_orders(settings.kafka, clients, stack),
+            published=_published(settings.kafka, settings.tuning, clients),
+        )
+
+
+def _orders(kafka: KafkaConnection, clients: KafkaClients, stack: contextlib.AsyncExitStack) -> KafkaOrderFeed:
+    feed = KafkaOrderFeed(clients, topic_prefix=kafka.topic_prefix)
+    stack.push_async_callback(feed.close)
+    return feed
+
+
+def _published(kafka: KafkaConnection, tuning: TransactionTuning, clients: KafkaClients) -> KafkaPublishedEvents:
+    stall_seconds = tuning.transaction_timeout_seconds + clients.request_timeout_ms / 1000
+    return KafkaPublishedEvents(clients, topic_prefix=kafka.topic_prefix, stall_seconds=stall_seconds)
 
 
 def _ledger(
@@ -142,6 +185,9 @@ async def _node(chain: ChainFinality, process: Process) -> AbstractAsyncContextM
         with_finalized=chain.confirmation.tag is not None,
         clock=process.clock,
         events=_RpcMetrics(process.metrics),
+        quorum=chain.quorum,
+        verify=chain.verify,
+        stale_after_seconds=chain.stale_after_seconds if isinstance(chain, ChainFollowing) else 0,
     )
 
 
@@ -182,6 +228,7 @@ def _endpoint_fact(status: EndpointStatus) -> Mapping[str, object]:
         "last_error": status.last_error,
         "announces_heads": status.announces_heads,
         "announcement_error": status.announcement_error,
+        "traces": status.traces,
     }
 
 

@@ -36,8 +36,8 @@ class _Outcome(Enum):
 @dataclass
 class _Transaction:
     outcome: _Outcome = _Outcome.OPEN
-    partitions: dict[tuple[str, int], None] = field(default_factory=dict)
-    """Those it wrote to, in the order of its first record in each."""
+    partitions: dict[tuple[str, int], int] = field(default_factory=dict)
+    """Those it wrote to, in the order of its first record in each, with that record's offset."""
     offsets: dict[tuple[str, str, int], int] = field(default_factory=dict)
     """Consumption that joins it, by group, topic and partition."""
 
@@ -90,6 +90,10 @@ class FakeBroker:
         """Delete a topic with all that it holds."""
         self._connect()
         del self._topics[name]
+        for transaction in self._open.values():
+            transaction.partitions = {
+                place: first for place, first in transaction.partitions.items() if place[0] != name
+            }
 
     def topics(self) -> Mapping[str, tuple[int, Mapping[str, str]]]:
         """Number of partitions and settings of each topic."""
@@ -128,15 +132,10 @@ class FakeBroker:
 
     def stable_end(self, topic: str, partition: int = 0) -> int:
         """The last stable offset: that of the first record of an open transaction, or the end."""
-        log = self._log(topic, partition)
-        return next(
-            (
-                offset
-                for offset, entry in enumerate(log)
-                if entry.transaction and entry.transaction.outcome is _Outcome.OPEN
-            ),
-            len(log),
-        )
+        firsts = [
+            each.partitions[topic, partition] for each in self._open.values() if (topic, partition) in each.partitions
+        ]
+        return min(firsts, default=len(self._log(topic, partition)))
 
     def read_committed(self, topic: str, partition: int = 0, start: int = 0) -> Iterator[StoredRecord]:
         """The records from an offset on that a `read_committed` reader sees."""
@@ -175,7 +174,7 @@ class FakeBroker:
         place = zlib.crc32(key or b"") % self.partitions(topic) if partition is None else partition
         log = self._log(topic, place)
         if transaction is not None:
-            transaction.partitions[topic, place] = None
+            transaction.partitions.setdefault((topic, place), len(log))
         log.append(_Entry(StoredRecord(topic, place, len(log), self.timestamp_ms, key, value, headers), transaction))
         return place, len(log) - 1
 
@@ -189,8 +188,7 @@ class FakeBroker:
         transaction = self._open.pop(transactional_id)
         transaction.outcome = outcome
         for topic, partition in transaction.partitions:
-            if topic in self._topics:
-                self._topics[topic].partitions[partition].append(_Entry(None, None))
+            self._topics[topic].partitions[partition].append(_Entry(None, None))
         if outcome is _Outcome.COMMITTED:
             self._offsets |= transaction.offsets
 

@@ -7,7 +7,6 @@ KafkaUnreachable).
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -21,13 +20,18 @@ from wallet_core.errors import (
     Superseded,
     TopicsMisconfigured,
 )
-from wallet_core.messages import Record, Topic
+from wallet_core.messages import Record, Topic, address_of_key
 from wallet_core.ports import Clock, CommandMessage, Recovered, TopicPlan, TopicState
-from wallet_core.testing.fake_broker import FakeBroker, FakeProducer, NoSuchTopic, ProducerFenced, StoredRecord
+from wallet_core.testing.fake_broker import (
+    FakeBroker,
+    FakeGroup,
+    FakeProducer,
+    NoSuchTopic,
+    ProducerFenced,
+    StoredRecord,
+)
 
 Before = Callable[[str], Awaitable[None]]
-
-_ADDRESS_KEY = re.compile(rb"0x[0-9a-f]{40}")
 
 
 def _latest_values(records: Iterable[StoredRecord]) -> dict[bytes, bytes]:
@@ -151,9 +155,9 @@ class FakeAddressFeed:
                 batch, records = records[: self.BATCH_ADDRESSES_MAX], records[self.BATCH_ADDRESSES_MAX :]
                 self._positions[partition] = batch[-1].offset + 1
                 if addresses := [
-                    Address(bytes.fromhex(record.key[2:].decode()))
+                    address
                     for record in batch
-                    if record.key is not None and record.value is not None and _ADDRESS_KEY.fullmatch(record.key)
+                    if record.value is not None and (address := address_of_key(record.key)) is not None
                 ]:
                     yield addresses
             self._positions[partition] = end
@@ -236,13 +240,13 @@ class FakeCommandQueue:
             raise ValueError("only the batch handed out last can be committed, whole and once")
         self._broken = True
         try:
-            producer = self._served[partition].producer
             await self._before("send")
+            producer = self._producer_of(partition)
             for record in records:
                 producer.send(self._topic_prefix + record.topic, record.key, record.value, record.headers)
             producer.send_offset(self._group, self._topic, partition, next_offset)
             await self._before("commit")
-            producer.commit()
+            self._producer_of(partition).commit()
             await self._before("committed")
         except (ProducerFenced, NoSuchTopic) as error:
             raise KafkaUnreachable(f"{self._topic}-{partition}: {type(error).__name__}") from error
@@ -253,11 +257,17 @@ class FakeCommandQueue:
         """Leave the group."""
         self._broken = True
         self._served = {}
-        self._broker.groups[self._group].leave(self._member)
+        self._broker.groups.setdefault(self._group, FakeGroup()).leave(self._member)
 
     def _check(self) -> None:
         if self._broken:
             raise KafkaUnreachable("the queue is broken")
+
+    def _producer_of(self, partition: int) -> FakeProducer:
+        """Raises KafkaUnreachable once the queue was closed; what was sent then stays open, for the next to abort."""
+        if partition not in self._served:
+            raise KafkaUnreachable(f"{self._topic}-{partition}: the queue was closed")
+        return self._served[partition].producer
 
     def _fetched_batch(self) -> Sequence[CommandMessage]:
         self._rebalance()
