@@ -4,9 +4,10 @@ BIN := .venv/bin
 DEVSTACK := PYTHONPATH=deploy/local $(BIN)/python -m devstack
 COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no-emit-index-url --universal \
 	--python-version 3.11 --custom-compile-command "make lock"
+SEEDS ?= 200
 UV_PIN := deploy/local/pins/uv/requirements
 
-.PHONY: help demo down clean check test lock generated bench
+.PHONY: help demo down clean check test simulate lock generated bench
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -34,7 +35,11 @@ check: .venv/installed ## Format, lint, types, import walls, and the tests that 
 test: check ## All tests: the above, the generated files, and everything on real services
 	deploy/local/check-generated.sh
 	$(DEVSTACK) install --tests
+	$(BIN)/pytest tests/simulation
 	$(BIN)/pytest tests/component
+
+simulate: .venv/installed ## Run simulated worlds: SEEDS=1000 for the first 1000, SEEDS=17-17 for one and its story, JOBS=2
+	@PYTHONPATH=tests $(BIN)/python -m simulation $(SEEDS) $(JOBS)
 
 generated: .venv/installed ## Make the generated files anew
 	$(BIN)/python -m wallet_cli.asyncapi > asyncapi.yaml

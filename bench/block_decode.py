@@ -81,7 +81,7 @@ class Canned:
         result = answer.decode(self._content).result
         if isinstance(result, msgspec.UnsetType):
             sys.exit("the canned answer is none")
-        return Answered(result, on_new_connection=False)
+        return Answered(result)
 
 
 def best_us(work: Callable[[], object]) -> float:
