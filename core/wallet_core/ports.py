@@ -44,8 +44,11 @@ class Node(Protocol):
     async def header(self, number: int) -> Header:
         """The canonical block's header. Raises NodeInconsistent where the node has no such block."""
 
-    async def agreed_header(self, number: int) -> Header:
+    async def agreed_header(self, number: int, *, may_settle: bool = True) -> Header:
         """The canonical block's header, as `chain.quorum` endpoints give it; with a quorum of 1 the same as `header`.
+
+        Afterwards an endpoint with another block in its place is not asked again until it has this one, unless the
+        block may not settle yet: the chain may leave it for another one.
 
         Raises NodeInconsistent where endpoints disagree and no hash has a quorum, RpcUnreachable where too few answer.
         """

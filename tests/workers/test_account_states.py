@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -140,3 +141,30 @@ async def test_null_is_no_balance(
     async with states(stub.endpoint, clock=clock, seen=seen) as node:
         with pytest.raises(NodeInconsistent, match="does not have"):
             await question(node)
+
+
+async def test_a_range_that_takes_too_long_is_declined(make_stub: Make, clock: FakeClock, seen: Seen) -> None:
+    """Half of it may be given; a single block that takes too long is the endpoint's fault."""
+    stub = await make_stub()
+
+    async def respond(call: dict[str, Any]) -> web.StreamResponse:
+        if call["method"] in METHODS:
+            await asyncio.Event().wait()
+        return stub.answer(call)
+
+    stub.respond = respond
+    async with AccountStates(
+        [stub.endpoint],
+        chain_id=CHAIN_ID,
+        with_finalized=False,
+        clock=clock,
+        events=seen,
+        request_timeout_seconds=0.2,
+    ) as node:
+        with pytest.raises(NodeDeclined):
+            await node.tokens_sent([OURS], 1, 2)
+        assert [each.is_usable for each in node.endpoints_status()] == [True]
+        with pytest.raises(RpcUnreachable):
+            await node.tokens_sent([OURS], 2, 2)
+        with pytest.raises(RpcUnreachable):
+            await node.balance(OURS, 2)

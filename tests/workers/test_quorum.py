@@ -198,6 +198,33 @@ async def test_far_behind_a_quorums_tip_settles_blocks() -> None:
 
 
 @in_virtual_time
+async def test_endpoints_are_held_only_to_blocks_that_settle() -> None:
+    """That a quorum agrees on a block near the tip says how deep others are; the chain may still leave it."""
+    world = world_of(2)
+    await world.bootstrap()
+    node = Remembering(world.chain, world.clock)
+    replica = Replica(world, node=node)
+    node.quorum, node.others = 2, [world.node(), world.node()]
+    await replica.lead()
+    await replica.catch_up()
+    node.held_to = 0
+    world.chain.mine_empty(BLOCKS_PER_APPEND_MAX + SETTLE_DEPTH + QUORUM_LAG_BLOCKS)
+    await replica.catch_up()
+    assert node.held_to == world.state().window.base.number
+
+
+class Remembering(FakeNode):
+    """Remembers the highest block that endpoints would be held to."""
+
+    held_to = 0
+
+    async def agreed_header(self, number: int, *, may_settle: bool = True) -> Header:
+        if may_settle:
+            self.held_to = max(self.held_to, number)
+        return await super().agreed_header(number, may_settle=may_settle)
+
+
+@in_virtual_time
 async def test_a_rescan_says_nothing_that_one_endpoint_alone_says() -> None:
     """An old block with a deposit that only the first endpoint has is not read, and the outcome says why."""
     world = world_of(2)

@@ -16,7 +16,7 @@ from wallet_core.bloom import admitted
 from wallet_core.errors import NodeInconsistent
 from wallet_core.testing.fake_clock import FakeClock
 from wallet_workers.adapters import execution_api
-from wallet_workers.adapters.json_rpc import Answer, Answered, EndpointFault, Fault
+from wallet_workers.adapters.json_rpc import Answer, Answered, EndpointFault, Fault, RpcAnswer
 from wallet_workers.adapters.verification import Verification
 
 T = TypeVar("T")
@@ -167,6 +167,14 @@ async def test_logs_come_from_the_receipts_and_not_from_the_nodes_word(node: Nod
     assert expected
     assert "eth_getLogs" not in node.asked
     assert await execution_api.logs(Verification().over(node), header, ["0x" + "11" * 20], topic) == ()
+
+
+async def test_logs_of_a_range_are_handed_on_as_they_came(node: Node) -> None:
+    """An audit asks for them, and no hash stands for a range: they are no error, and no reason to ask for receipts."""
+    answer: Answer[tuple[msgspec.Raw, ...]] = msgspec.json.Decoder(RpcAnswer[tuple[msgspec.Raw, ...]])
+    asked = {"fromBlock": "0x1", "toBlock": "0x2", "topics": []}
+    assert (await Verification().over(node)("eth_getLogs", (asked,), answer)).result == ()
+    assert node.asked == ["eth_getLogs"]
 
 
 async def test_a_forging_endpoint_is_passed_over(make_stub: Make, clock: FakeClock, seen: Seen) -> None:

@@ -39,6 +39,16 @@ class SaidBefore:
             return self._published
         self._published = None
         filling = self._filling = Published(whole_above=whole_above)
+        try:
+            foreign = await self._fill(filling, limited=limited)
+            self._published = filling
+        finally:
+            self._filling = None  # what a refused or cancelled load has read so far may be gigabytes
+        log.info("published_events_read", transfers=len(filling), sequence=filling.sequence, foreign_records=foreign)
+        return filling
+
+    async def _fill(self, filling: Published, *, limited: bool) -> int:
+        """Returns how many records of others there are."""
         foreign = 0
         async for records in self._events.read():
             self._status.beat()
@@ -49,9 +59,7 @@ class SaidBefore:
                         log.warning("foreign_record_on_transaction", partition=record.partition, offset=record.offset)
             if limited:
                 filling.check_size()
-        self._filling, self._published = None, filling
-        log.info("published_events_read", transfers=len(filling), sequence=filling.sequence, foreign_records=foreign)
-        return filling
+        return foreign
 
     @property
     def published(self) -> Published | None:

@@ -110,7 +110,7 @@ class Sequencer:
         where a worker with newer settings wrote the checkpoint.
         """
         self._state = None
-        await self._orders.close()
+        await self._orders.forget()
         recovered = await self._ledger.recover()
         self._status.clear("kafka")
         state = read_state(recovered.values)
@@ -216,7 +216,7 @@ class Sequencer:
         tip = max(horizon.tip - QUORUM_LAG_BLOCKS, window.tip.number)
         if tip > window.tip.number:
             try:
-                await self._node.agreed_header(tip)
+                await self._node.agreed_header(tip, may_settle=False)
             except Unavailable as error:
                 log.warning("tip_not_agreed", block=tip, error_code=error.error_code, message=str(error))
                 tip = window.tip.number

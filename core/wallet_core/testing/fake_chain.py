@@ -303,7 +303,12 @@ class FakeNode:
         """See the port."""
         return (await self.block(number)).header
 
-    async def agreed_header(self, number: int) -> Header:
+    async def agreed_header(
+        self,
+        number: int,
+        *,
+        may_settle: bool = True,  # noqa: ARG002 - of the port; here nobody is put aside
+    ) -> Header:
         """See the port."""
         if self.quorum == 1:
             return await self.header(number)

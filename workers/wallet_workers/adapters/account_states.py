@@ -6,7 +6,8 @@ the block of that number is the one that it means, before and after.
 **Declined.** A node that is no archive has the state of young blocks only, and many limit the range of `eth_getLogs`.
 There is no code for either and each says it in its own words, so any JSON-RPC error to one of these questions counts as
 `DECLINED`: the endpoint is as healthy as before, the next one is asked, and if none answers, NodeDeclined carries what
-they said.
+they said. A range of blocks whose answer is too large, or takes too long, is declined too: half of it may be given. A
+single block that takes too long is a fault as everywhere.
 
 **Tokens.** `balanceOf` (EIP-20) by `eth_call`. Where the contract gives no word, because it is not there yet, reverts
 or has no such function, the balance counts as 0: there is nothing that could be swept.
@@ -93,7 +94,7 @@ async def _tokens_sent(ask: Ask, recipients: Sequence[Address], first: int, last
     words = ["0x" + address.hex().zfill(64) for address in recipients]
     asked = {"fromBlock": hex(first), "toBlock": hex(last), "topics": [TRANSFER_TOPIC, None, words]}
     known, found = set(words), []
-    for log in await _or_declined(ask, "eth_getLogs", (asked,), _SENT):
+    for log in await _or_declined(ask, "eth_getLogs", (asked,), _SENT, can_be_halved=first < last):
         check_address(log.address)
         if log.topics[:1] != (TRANSFER_TOPIC,) or not known.intersection(log.topics[2:3]):
             raise EndpointFault(Fault.INCONSISTENT, "among some tokens' logs is one that was not asked for")
@@ -102,10 +103,14 @@ async def _tokens_sent(ask: Ask, recipients: Sequence[Address], first: int, last
     return found
 
 
-async def _or_declined(ask: Ask, method: str, params: Sequence[object], answer: Answer[T]) -> T:
+async def _or_declined(
+    ask: Ask, method: str, params: Sequence[object], answer: Answer[T], *, can_be_halved: bool = False
+) -> T:
     try:
         return present(await ask(method, params, answer), f"an answer to {method}")
     except EndpointFault as fault:
+        if can_be_halved and fault.fault is Fault.TIMEOUT:
+            raise EndpointFault(Fault.DECLINED, str(fault)) from None
         raise _declined(fault) from None
 
 

@@ -5,7 +5,8 @@ answer is there as soon as `quorum` of them gave the same hash
 and every usable one has spoken: an endpoint that does not answer delays this once, and is not usable from then on.
 
 Who gave another hash than the quorum is not usable until it has the agreed block too, for it would lead the wallet down
-its own branch (`chain_proof.py`). Without a quorum nobody is blamed, since nobody knows who is right.
+its own branch (`chain_proof.py`). Without a quorum nobody is blamed, since nobody knows who is right. Nor is anybody
+held to a block that the chain may still leave, of which only the agreement is asked (`may_settle`).
 """
 
 from __future__ import annotations
@@ -15,20 +16,26 @@ from collections.abc import Mapping
 
 from wallet_core.blocks import Header
 from wallet_core.errors import NodeInconsistent, RpcUnreachable
-from wallet_workers.adapters.chain_proof import dissent
+from wallet_workers.adapters.chain_proof import dissent, with_quorum
 from wallet_workers.adapters.endpoints import Endpoints, Member, Question
 from wallet_workers.adapters.json_rpc import EndpointFault, Fault
 
 
-async def agree(endpoints: Endpoints, question: Question[Header], number: int, quorum: int) -> Header:
+async def agree(
+    endpoints: Endpoints, question: Question[Header], number: int, quorum: int, *, may_settle: bool
+) -> Header:
     """The header of that number on which `quorum` endpoints agree. Raises NodeInconsistent or RpcUnreachable."""
     answers, faults = await _answers(endpoints, question, quorum)
-    agreed = _with_quorum(answers, quorum)
+    agreed = with_quorum(list(answers.values()), quorum)
     if agreed is not None:
-        endpoints.proof.note_agreed(agreed)
+        if may_settle:
+            endpoints.proof.note_agreed(agreed)
         for member, found in answers.items():
             if found.hash != agreed.hash:
-                endpoints.note_fault(member, dissent(agreed, found))
+                if may_settle:
+                    endpoints.note_fault(member, dissent(agreed, found))
+                else:
+                    endpoints.note_suspicion(member, Fault.DISAGREES)
         return agreed
     said = {**{member: found.hash for member, found in answers.items()}, **faults}
     told = [f"{member.name}: {said[member]}" for member in endpoints.members if member in said]
@@ -53,7 +60,7 @@ async def _answers(
     faults: dict[Member, EndpointFault] = {}
     pending = set(asked)
     try:
-        while pending and not (_with_quorum(answers, quorum) and not needed & pending):
+        while pending and not (with_quorum(list(answers.values()), quorum) and not needed & pending):
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 try:
@@ -65,8 +72,3 @@ async def _answers(
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
     return answers, faults
-
-
-def _with_quorum(answers: Mapping[Member, Header], quorum: int) -> Header | None:
-    hashes = [found.hash for found in answers.values()]
-    return next((found for found in answers.values() if hashes.count(found.hash) >= quorum), None)

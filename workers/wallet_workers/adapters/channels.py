@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from yarl import URL
 
-from wallet_workers.adapters.json_rpc import Channel, translate
+from wallet_workers.adapters.json_rpc import Channel
 
 CHANNELS_MAX = 32
 """Connections held at a time, to one endpoint."""
@@ -40,6 +40,8 @@ class ProvedChannel(Channel):
         super().__init__(url, request_timeout_seconds)
         self._channels = channels
         self._proof: _Proof | None = None
+        self.generation = channels.generation
+        """The `Channels.generation` that its connection is of."""
 
     def note_proof(self, *, with_branch: bool) -> None:
         """All of it came over the present connection, and shows what is demanded now."""
@@ -66,26 +68,27 @@ class Channels:
         self._held: set[ProvedChannel] = set()
         self.demand = 0
         """Rises when what a proof must show has changed: older proofs are worth nothing."""
+        self.generation = 0
+        """Rises when other connections may lead to a better node: older ones are not used again."""
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[ProvedChannel]:
-        """A channel for one question. Raises EndpointFault where none is free in time."""
-        try:
-            # a timer costs more than the rest of this
-            async with asyncio.timeout(self._timeout_seconds) if self._gate.locked() else nullcontext():
-                await self._gate.acquire()
-        except TimeoutError as error:
-            raise translate(error) from None
-        try:
+        """A channel for one question.
+
+        The wait for a free one has no limit of its own, for it says nothing of the endpoint: each of those in use is
+        free again when its requests, so many as there may be, have ended in their time.
+        """
+        async with self._gate:
             channel = self._idle.pop() if self._idle else ProvedChannel(self._url, self._timeout_seconds, self)
             self._held.add(channel)
             try:
+                if channel.generation != self.generation:
+                    channel.generation = self.generation
+                    await channel.reconnect()
                 yield channel
             finally:
                 self._held.remove(channel)
                 self._idle.append(channel)
-        finally:
-            self._gate.release()
 
     async def close(self) -> None:
         """End every connection."""

@@ -12,10 +12,10 @@ order. The doubling ends with the first real answer, not with the proof: one tha
 stays out of the way.
 
 **Chain.** What an endpoint proves, and against what, `chain_proof.py` says. The proof is asked for before the endpoint
-is first used, after each failure, and, because behind one URL there may be several nodes, on every connection, over
-itself, before an answer that came over it is believed, an error too (`channels.py`). An endpoint that keeps no
-connection for so long cannot be used, and one that is of another chain never is. What goes wrong in a proof is never
-taken for the question's answer (`_Unproved`).
+is first used, after each failure, and, because behind one URL there may be several nodes, on every connection before an
+answer that came over it is believed (`proved_answers.py`). An endpoint of another chain is never used. Where the chain
+has left the block that proves the branch, nobody is usable until the proof without it, and whatever was asked before
+is asked again.
 
 **Absent** is no failure of health, nor is something of another block than asked for: the block may be above that node's
 tip, or on another branch. The next endpoint is asked; if none has it, `NodeInconsistent`.
@@ -40,24 +40,12 @@ from wallet_core.ports import Clock
 from wallet_workers.adapters import execution_api
 from wallet_workers.adapters.backoff import backoff_seconds
 from wallet_workers.adapters.chain_proof import ChainProof
-from wallet_workers.adapters.channels import Channels, ProvedChannel
-from wallet_workers.adapters.json_rpc import (
-    Answer,
-    Answered,
-    Endpoint,
-    EndpointFault,
-    Fault,
-    origin,
-    parse_url,
-)
+from wallet_workers.adapters.channels import Channels
+from wallet_workers.adapters.json_rpc import Endpoint, EndpointFault, Fault, origin, parse_url
 from wallet_workers.adapters.new_heads import HeadSubscription
+from wallet_workers.adapters.proved_answers import ProvedAnswers, Unproved
 from wallet_workers.adapters.traces import Tracing
 from wallet_workers.adapters.verdict import NOT_COUNTED, NOT_TO_BLAME, WITHOUT_TRACES, verdict
-
-CONNECTIONS_TRIED_MAX = 3
-"""In a row, for a proof and a question over one and the same."""
-_NO_ANSWER = frozenset({Fault.TIMEOUT, Fault.CONNECT, Fault.HTTP, Fault.NOT_JSON})
-"""Says nothing that could be believed."""
 
 T = TypeVar("T")
 Question = Callable[[execution_api.Ask], Awaitable[T]]
@@ -104,6 +92,7 @@ class Member:
     number: int
     url: URL
     channels: Channels
+    answers: ProvedAnswers
     heads: HeadSubscription | None = None
     is_usable: bool = False
     is_being_proved: bool = False
@@ -151,12 +140,12 @@ class Endpoints:
         on_head: Callable[[], None],
     ) -> None:
         """`urls`: by `urls_of`. The session is for announcements of new heads; at each of them `on_head` is called."""
-        self._quorum = quorum
         self._clock = clock
         self._events = events
-        self.proof = ChainProof(chain_id, quorum)
+        self.proof = ChainProof(chain_id, quorum, on_left=self._leave_branch)
         self.members: Sequence[Member] = [
-            Member(number, url, Channels(url, request_timeout_seconds)) for number, (url, _) in enumerate(urls, start=1)
+            self._member(number, url, Channels(url, request_timeout_seconds))
+            for number, (url, _) in enumerate(urls, start=1)
         ]
         for member, (_, ws_url) in zip(self.members, urls, strict=True):
             if ws_url is not None:
@@ -164,6 +153,10 @@ class Endpoints:
                     ws_url, session, clock=clock, timeout_seconds=request_timeout_seconds, on_head=on_head
                 )
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def _member(self, number: int, url: URL, channels: Channels) -> Member:
+        answers = ProvedAnswers(number, channels, self.proof, self._clock, self._events.request_ended)
+        return Member(number, url, channels, answers)
 
     def subscribe(self) -> None:
         """Follow new heads where an endpoint announces them."""
@@ -183,8 +176,20 @@ class Endpoints:
         """Use only endpoints with this block 0; those that proved another one must prove themselves anew."""
         if self.proof.expect_genesis(genesis_hash):
             for member in self.members:
-                member.is_usable = False
-                member.channels.demand += 1
+                self._demand_anew(member)
+
+    def _leave_branch(self) -> None:
+        """Let everybody prove the chain anew, in the order of the settings; to have left with it is no failure."""
+        for member in self.members:
+            was_usable = member.is_usable
+            self._demand_anew(member)
+            member.failures, member.left_alone_until = 0, -math.inf
+            if was_usable:
+                self._events.endpoint_changed(member.status())
+
+    def _demand_anew(self, member: Member) -> None:
+        member.is_usable = False
+        member.channels.demand += 1
 
     # --- questions ----------------------------------------------------------------------------------------------------
 
@@ -215,6 +220,7 @@ class Endpoints:
     ) -> tuple[Member, T] | list[tuple[Member, EndpointFault]]:
         """The first member with an answer, and what it is; or what was wrong with each."""
         faults: list[tuple[Member, EndpointFault]] = []
+        times_left = self.proof.times_left
         for member in members:
             try:
                 answer = await self._answer(member, partial(question, member), with_branch=True)
@@ -224,8 +230,8 @@ class Endpoints:
             else:
                 member.failures = 0
                 return member, answer
-        if sum(fault.fault is Fault.DISAGREES for _, fault in faults) >= self._quorum:
-            self.proof.agreed = None  # the whole chain has left that block: whoever asks must see it
+            if self.proof.times_left != times_left:
+                break  # who still has the block that the chain has left is not believed instead of those who left it
         return faults
 
     def _verdict(self, faults: Sequence[tuple[Member, EndpointFault]]) -> Exception:
@@ -247,12 +253,16 @@ class Endpoints:
 
     async def _answer(self, member: Member, question: Question[T], *, with_branch: bool) -> T:
         """Raises EndpointFault, be it the proof's or the question's."""
+        times_left = self.proof.times_left
         try:
             if not member.is_usable:
                 await self._prove(member, with_branch=with_branch)
-            return await question(partial(self._ask, member, with_branch))
-        except _Unproved as unproved:
+            answer = await question(partial(member.answers.ask, with_branch))
+        except Unproved as unproved:
             raise unproved.fault from None
+        if with_branch and self.proof.times_left != times_left:
+            raise EndpointFault(Fault.OTHER_BLOCK, "the chain has left a block meanwhile that endpoints agreed on")
+        return answer
 
     def note_fault(self, member: Member, fault: EndpointFault) -> None:
         """Count a fault; unless it may just be late, the endpoint must prove its chain before it is used again."""
@@ -280,14 +290,18 @@ class Endpoints:
 
     def _in_turn(self) -> Sequence[Member]:
         """Usable endpoints first, fresh ones before stale ones; others are proved beside them when it is time."""
+        self.prove_beside()
         usable = sorted((each for each in self.members if each.is_usable), key=lambda each: each.is_stale)
-        others = [member for member in self.members if not member.is_usable]
-        if usable:
-            for member in others:
-                if not member.is_being_proved and self._clock.monotonic() >= member.left_alone_until:
+        return [*usable, *(member for member in self.members if not member.is_usable)]
+
+    def prove_beside(self) -> None:
+        """Where one is usable, let the others prove their chain beside the questions when it is time."""
+        if any(member.is_usable for member in self.members):
+            for member in self.members:
+                is_due = not member.is_being_proved and self._clock.monotonic() >= member.left_alone_until
+                if is_due and not member.is_usable:
                     member.is_being_proved = True
                     self._spawn(self._prove_beside(member))
-        return [*usable, *others]
 
     async def _prove_beside(self, member: Member) -> None:
         try:
@@ -299,83 +313,15 @@ class Endpoints:
 
     async def _prove(self, member: Member, *, with_branch: bool) -> None:
         """Prove the chain anew; with its branch it makes the endpoint usable. Raises EndpointFault."""
-        async with member.channels.one() as channel:
-            await self._prove_connection(member, channel, with_branch)
+        await member.answers.prove(with_branch=with_branch)
         if with_branch and not member.is_usable:
             member.is_usable, member.last_error = True, None
             self._events.endpoint_changed(member.status())
-
-    async def _prove_connection(self, member: Member, channel: ProvedChannel, with_branch: bool) -> None:
-        """Prove the chain over one connection. Raises EndpointFault, after which the channel has another one."""
-        for _ in range(CONNECTIONS_TRIED_MAX):
-            demand, used = member.channels.demand, set[int]()
-
-            async def ask(
-                method: str, params: Sequence[object], answer: Answer[T], used: set[int] = used
-            ) -> Answered[T]:
-                answered = await self._request(member, channel, method, params, answer)
-                used.add(channel.connection)
-                return answered
-
-            try:
-                await self.proof.demand(ask, with_branch=with_branch)
-            except EndpointFault:
-                await channel.reconnect()  # a balancer may lead the next one elsewhere
-                raise
-            if len(used) == 1 and demand == member.channels.demand:
-                channel.note_proof(with_branch=with_branch)
-                return
-        raise _short_lived()
-
-    async def _ask(
-        self, member: Member, with_branch: bool, method: str, params: Sequence[object], answer: Answer[T]
-    ) -> Answered[T]:
-        """One question; what is answered, an error too, came over a connection that has proved its chain.
-
-        Raises EndpointFault for the question, `_Unproved` for the proof.
-        """
-        async with member.channels.one() as channel:
-            for _ in range(CONNECTIONS_TRIED_MAX):
-                if not channel.has_proved(with_branch=with_branch):
-                    try:
-                        await self._prove_connection(member, channel, with_branch)
-                    except EndpointFault as fault:
-                        raise _Unproved(fault) from None
-                try:
-                    answered = await self._request(member, channel, method, params, answer)
-                except EndpointFault as fault:
-                    if fault.fault in _NO_ANSWER or channel.has_proved(with_branch=with_branch):
-                        raise
-                else:
-                    if channel.has_proved(with_branch=with_branch):
-                        return answered
-        raise _Unproved(_short_lived())
-
-    async def _request(
-        self, member: Member, channel: ProvedChannel, method: str, params: Sequence[object], answer: Answer[T]
-    ) -> Answered[T]:
-        started = self._clock.monotonic()
-        try:
-            return await channel.ask(method, params, answer)
-        finally:
-            self._events.request_ended(member.number, method, self._clock.monotonic() - started)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-class _Unproved(Exception):
-    """A connection did not prove its chain. No `EndpointFault`: whoever asks may take some of those for an answer."""
-
-    def __init__(self, fault: EndpointFault) -> None:
-        super().__init__(str(fault))
-        self.fault = fault
-
-
-def _short_lived() -> EndpointFault:
-    return EndpointFault(Fault.CONNECT, "no connection lasts for a proof of the chain and a question over it")
 
 
 def urls_of(endpoints: Sequence[Endpoint]) -> Sequence[tuple[URL, URL | None]]:

@@ -106,12 +106,16 @@ class EthereumNodes:
         """See the port."""
         return await self._answer(lambda ask: execution_api.header(ask, number))
 
-    async def agreed_header(self, number: int) -> Header:
+    async def agreed_header(self, number: int, *, may_settle: bool = True) -> Header:
         """See the port."""
         if self._quorum == 1:
             return await self.header(number)
         return await agree(
-            self._endpoints, lambda ask: execution_api.header(self._checked(ask), number), number, self._quorum
+            self._endpoints,
+            lambda ask: execution_api.header(self._checked(ask), number),
+            number,
+            self._quorum,
+            may_settle=may_settle,
         )
 
     async def block(self, number: int) -> Block:

@@ -6,7 +6,10 @@
   what was confirmed stays confirmed.
 - A stale tip (`wallet_core.tip`) is counted, and every usable endpoint is asked, for as long as there is a stale one:
   the first whose tip is fresh answers instead, and stale ones come last for all other questions. Where none is fresh
-  the first one's head stands, and `/status` says `TipStale`.
+  the first one's head stands, and `/status` says `TipStale`. Endpoints that failed come back meanwhile as always.
+
+Behind one URL another node may be further on: after a tip that is stale or goes back, the next question to that
+endpoint goes over another connection.
 """
 
 from __future__ import annotations
@@ -46,6 +49,7 @@ class HeadJudge:
             if self._is_fresh(first, head):
                 return head
             answers[first] = head
+        self._endpoints.prove_beside()  # who is back may be the one with a fresh tip
         others = [member for member in self._endpoints.members if member.is_usable and member not in answers]
         heads = await asyncio.gather(*(self._ask(member, question) for member in others))
         answers |= {member: head for member, head in zip(others, heads, strict=True) if head is not None}
@@ -67,6 +71,7 @@ class HeadJudge:
         seen = self._seen[member]
         if head.tip.number < seen.tip:
             self._endpoints.note_suspicion(member, Fault.TIP_BACK)
+            member.channels.generation += 1
         seen.tip = head.tip.number
         if head.finalized is not None:
             if head.finalized.number < seen.finalized:
@@ -78,4 +83,5 @@ class HeadJudge:
         member.is_stale = stale_seconds is not None
         if member.is_stale:
             self._endpoints.note_suspicion(member, Fault.STALE)
+            member.channels.generation += 1
         return not member.is_stale

@@ -223,6 +223,8 @@ class Channel:
         self._session = self._new_session()
         self.connection = 0
         """The number of the newest connection, which the last answer came over; 0: none yet."""
+        self.is_closed = False
+        """Whether the endpoint said with its last answer that it does not keep the connection."""
 
     async def close(self) -> None:
         """End the connection, and a question that waits for its answer."""
@@ -267,6 +269,7 @@ class Channel:
             timeout=_TIMEOUTS,
             allow_redirects=False,  # the key in the URL is for this host only
         ) as response:
+            self.is_closed = _closes(response)
             if response.status == _OK:
                 return await _content(response, ANSWER_BYTES_MAX)
             fault = EndpointFault(Fault.HTTP, f"HTTP status {response.status}")
@@ -303,6 +306,12 @@ class Channel:
         _params: aiohttp.TraceConnectionCreateEndParams,
     ) -> None:
         self.connection += 1
+
+
+def _closes(response: aiohttp.ClientResponse) -> bool:
+    """Whether the connection ends with this answer (RFC 9112, 9.3)."""
+    said = response.headers.get("Connection", "").lower()
+    return "close" in said or (response.version == aiohttp.HttpVersion10 and "keep-alive" not in said)
 
 
 async def _content(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:

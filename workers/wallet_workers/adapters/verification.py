@@ -13,6 +13,7 @@ what was checked. What does not fit is a fault of the endpoint, `FORGED`, and th
   block's.
 - **Logs of a block**: taken from those receipts, and the node is not asked for them: an empty answer could not be told
   from a lie. Whoever asks first looks at the bloom, which the hash covers, so blocks without candidates cost nothing.
+- **Logs of a range of blocks**, which an audit asks for, are handed on as they came: no hash stands for a range.
 
 Receipts are fetched for blocks with candidates only, in one request where the node has `eth_getBlockReceipts`, else one
 by one.
@@ -142,7 +143,7 @@ class _Checked:
                     return await self._block(method, params, answer)
                 case "eth_getTransactionReceipt":
                     return await self._receipt(params, answer)
-                case "eth_getLogs":
+                case "eth_getLogs" if "blockHash" in params[0]:
                     return await self._logs(params[0], answer)
                 case _:
                     return await self._ask(method, params, answer)
