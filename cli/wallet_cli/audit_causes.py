@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from wallet_cli.at_once import at_once
+from wallet_cli.at_once import at_once, patiently
 from wallet_core.addresses import Address, lower_hex, parse_address
 from wallet_core.audits import NATIVE, AuditedAsset, Books, Change, Difference, explain, not_located, total
 from wallet_core.blocks import Block, Log, Receipt
@@ -99,7 +99,7 @@ class CauseFinder:
 
     async def _drift(self, address: Address, asset: AuditedAsset, number: int) -> int:
         """Balance after that block less what was published up to it."""
-        balance = await balance_at(self._node, asset, address, number)
+        balance = await patiently(lambda: balance_at(self._node, asset, address, number))
         return balance - total(self._books.live(address, asset.key, self._first, number))
 
     async def _next_step(
@@ -119,7 +119,7 @@ class CauseFinder:
     # --- what a block holds -------------------------------------------------------------------------------------------
 
     async def _change(self, address: Address, asset: AuditedAsset, step: Step, published_at: int) -> Change:
-        block = await self._node.block(step.block)
+        block = await patiently(lambda: self._node.block(step.block))
         is_native = asset.key == NATIVE
         reported = Reported(
             self._chain_id,
@@ -149,13 +149,15 @@ class CauseFinder:
 
     async def _logs(self, block: Block, contract: str) -> Sequence[Log]:
         contracts = admitted(block.header, [contract], TRANSFER_TOPIC)
-        return await self._node.logs(block.header, contracts, TRANSFER_TOPIC) if contracts else ()
+        if not contracts:
+            return ()
+        return await patiently(lambda: self._node.logs(block.header, contracts, TRANSFER_TOPIC))
 
     async def _movements(self, block: Block) -> Sequence[Movement] | None:
         """ETH moved inside contracts; None where no node traces the block, or not all of its transactions."""
         if not block.transactions:
             return ()
-        frames = await self._node.frames(block)
+        frames = await patiently(lambda: self._node.frames(block))
         if frames is None:
             return None
         found: list[Movement] = []

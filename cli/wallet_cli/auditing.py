@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from wallet_cli.at_once import at_once
+from wallet_cli.at_once import at_once, patiently
 from wallet_cli.audit_causes import AuditNode, CauseFinder, balance_at
 from wallet_core.addresses import Address, checksum_address
 from wallet_core.audits import (
@@ -37,6 +37,7 @@ from wallet_core.checkpoint import CHECKPOINT_KEY, SyncState, check_identity, re
 from wallet_core.coverage import Blocks, Bucket, Joins, check_joins, digest_of, read_buckets
 from wallet_core.errors import AuditImpossible, InvalidSetting, NodeDeclined, NodeInconsistent
 from wallet_core.messages import TransactionAsset
+from wallet_core.orders import OrderStatus
 from wallet_core.ports import PublishedEvents, StateView
 from wallet_core.resource import WalletManager
 
@@ -130,8 +131,14 @@ class Audit:
         state = self._state(values)
         last = self._last_block(state)
         pinned = await self._pin(last, state)
-        joins = check_joins(read_buckets(values), state.window.base.number)
-        buckets = [each for each in read_buckets(values) if each.last >= self._first and each.first <= last]
+        recorded = read_buckets(values)
+        joins = check_joins(
+            recorded,
+            state.window.base.number,
+            first_read=min(state.asset_first_blocks.values(), default=state.window.base.number + 1),
+            is_rewound=_is_rewound(state),
+        )
+        buckets = [each for each in recorded if each.last >= self._first and each.first <= last]
         differences = [*self._differences_of(joins, last), *await self._check_digests(buckets)]
 
         addresses = await self._read_addresses()
@@ -144,7 +151,7 @@ class Audit:
         unsought, tokens = await self._find_tokens(list(addresses), state, last)
         differences += tokens
 
-        if (again := await self._node.agreed_header(last)).hash != pinned.hash:
+        if (again := await self._agreed(last)).hash != pinned.hash:
             raise NodeInconsistent(f"block {last} was {pinned.hash} and became {again.hash}: try again")
         window = state.window
         return Report(
@@ -189,13 +196,16 @@ class Audit:
     async def _pin(self, number: int, state: SyncState) -> Header:
         """The header of the audit's last block, on the wallet's own branch."""
         base = state.window.base
-        settled = await self._node.agreed_header(base.number)
+        settled = await self._agreed(base.number)
         if settled.hash != base.hash:
             raise NodeInconsistent(
                 f"the node has another block {base.number} ({settled.hash}) than the settled one of the wallet "
                 f"({base.hash}): one of them is on a wrong branch; see `walletctl status`"
             )
-        return settled if number == base.number else await self._node.agreed_header(number)
+        return settled if number == base.number else await self._agreed(number)
+
+    async def _agreed(self, number: int) -> Header:
+        return await patiently(lambda: self._node.agreed_header(number))
 
     # --- coverage -----------------------------------------------------------------------------------------------------
 
@@ -332,7 +342,7 @@ class Audit:
     async def _sent(self, recipients: Sequence[Address], first: int, last: int) -> set[tuple[Address, str]]:
         """Who was sent which token; a range that is declined is halved. Raises NodeDeclined for a single block."""
         try:
-            found = await self._node.tokens_sent(recipients, first, last)
+            found = await patiently(lambda: self._node.tokens_sent(recipients, first, last))
         except NodeDeclined:
             if first == last:
                 raise
@@ -340,6 +350,14 @@ class Audit:
             lower = await self._sent(recipients, first, middle)
             return lower | await self._sent(recipients, middle + 1, last)
         return {(each.recipient, each.contract) for each in found}
+
+
+def _is_rewound(state: SyncState) -> bool:
+    """Whether the base is the block that a rewind went back to: nothing was settled since, so nothing recorded."""
+    return any(
+        order.type == "rewind" and order.status is OrderStatus.DONE and order.from_block == state.window.base.number
+        for order in state.orders.orders
+    )
 
 
 def why_too_many(requests: int) -> str | None:

@@ -28,8 +28,6 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pydantic import ValidationError
-
 from wallet_core.addresses import Address, checksum_address, parse_address
 from wallet_core.blocks import Header
 from wallet_core.deposits import Deposit, Kind, calculate_event_id
@@ -136,9 +134,10 @@ class Books:
         """
         try:
             event = TransactionEvent.model_validate_json(value or b"")
-        except ValidationError:
+            # others' records may have an address of another checksum, or more digits than Python reads
+            address, amount = parse_address(event.to), int(event.amount)
+        except ValueError:  # pydantic's ValidationError is one
             return False
-        address = parse_address(event.to)
         known = self._last.get(event.event_id)
         if address not in self._addresses or (known is not None and known[1].sequence >= event.sequence):
             return True
@@ -156,7 +155,7 @@ class Books:
                 event.sequence,
                 event.status,
                 key,
-                int(event.amount),
+                amount,
                 event.block_number,
                 event.block_hash,
                 event.txid,

@@ -159,34 +159,40 @@ class Joins:
     covered: Blocks | None
     """From the first covered block to the last; None where nothing is covered yet."""
     gaps: tuple[Blocks, ...] = ()
-    """Blocks below the base without a record, although coverage had begun."""
+    """Settled blocks without a record, and nothing says why there is none."""
     unrecorded: tuple[Blocks, ...] = ()
     """Blocks that were covered before a rewind, a lost checkpoint or an older release, and have no record any more."""
     beyond: tuple[Blocks, ...] = ()
     """Blocks that have a record and are above the base."""
 
 
-def check_joins(buckets: Sequence[Bucket], base_number: int) -> Joins:
+def check_joins(buckets: Sequence[Bucket], base_number: int, *, first_read: int, is_rewound: bool) -> Joins:
     """Whether the buckets, lowest first, join without a gap up to the base.
+
+    `first_read`: the first block that was read. `is_rewound`: whether a rewind went back to the base; then coverage
+    begins with the next block. Else a newest record that does not end at the base is a gap: it was lost, or an older
+    release moved the base.
 
     That none overlaps another follows from `read_buckets`: each lies within its own 1,024 numbers.
     """
     beyond = tuple(Blocks(each.first, each.last) for each in buckets if each.last > base_number)
     below = [each for each in buckets if each.last <= base_number]
-    if not below:
-        return Joins(None, beyond=beyond)
     gaps: list[Blocks] = []
     unrecorded: list[Blocks] = []
+    last = below[-1].last if below else first_read - 1
+    newest = [Blocks(last + 1, base_number)] if last < base_number else []
+    if not below:
+        return Joins(None, () if is_rewound else tuple(newest), tuple(newest) if is_rewound else (), beyond)
     lowest = below[0]
     if not lowest.begins:
         gaps.append(Blocks(0, lowest.first - 1))
+    elif first_read < lowest.first:
+        unrecorded.append(Blocks(first_read, lowest.first - 1))
     for lower, higher in pairwise(below):
         if higher.first > lower.last + 1:
             missing = Blocks(lower.last + 1, higher.first - 1)
             (unrecorded if higher.begins else gaps).append(missing)
-    if (last := below[-1].last) < base_number:
-        # what is covered next begins anew, so a record that ends too early is an older release's or a rewind's
-        unrecorded.append(Blocks(last + 1, base_number))
+    (unrecorded if is_rewound else gaps).extend(newest)
     return Joins(Blocks(lowest.first, last), tuple(gaps), tuple(unrecorded), beyond)
 
 

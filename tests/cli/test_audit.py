@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from virtual_time import in_virtual_time
+from wallet_cli.at_once import TRIES_MAX, at_once
 from wallet_cli.audit import document, summary
 from wallet_cli.audit_causes import CHANGES_MAX
 from wallet_cli.auditing import (
@@ -23,14 +25,15 @@ from wallet_cli.auditing import (
 )
 from wallet_core.addresses import Address, checksum_address, lower_hex
 from wallet_core.audits import Cause, PublishedAddress
-from wallet_core.blocks import Block, Frame, FrameKind
+from wallet_core.blocks import Block, Frame, FrameKind, Header
 from wallet_core.chain import BlockRef, Window, WindowBlock
 from wallet_core.checkpoint import Identity, SyncState, identity_record, state_records
 from wallet_core.coverage import Coverage, cover, covered_key
 from wallet_core.deposits import Announcement, Status, announce
-from wallet_core.errors import AuditImpossible, InvalidSetting, NodeDeclined, NodeInconsistent
+from wallet_core.errors import AuditImpossible, InvalidSetting, NodeDeclined, NodeInconsistent, RpcUnreachable
 from wallet_core.matching import AddressSet
 from wallet_core.messages import Record, TransactionAsset
+from wallet_core.orders import OrderBook, OrderState, OrderStatus
 from wallet_core.published import PublishedRecord
 from wallet_core.resource import parse_resource
 from wallet_core.testing.fake_chain import BLOCK_SECONDS, GENESIS_TIMESTAMP, FakeChain, FakeNode, transfer_log
@@ -124,6 +127,43 @@ class StatefulNode(FakeNode):
             yield "", withdrawal.address, withdrawal.amount_gwei * 10**9
 
 
+class FlakyNode(StatefulNode):
+    """Fails the first time that it is asked something."""
+
+    def __init__(self, chain: FakeChain) -> None:
+        super().__init__(chain)
+        self.failed: set[str] = set()
+
+    def _fail_once(self, question: str) -> None:
+        if question not in self.failed:
+            self.failed.add(question)
+            raise RpcUnreachable("endpoint 1: HTTP status 429")
+
+    async def agreed_header(self, number: int, *, may_settle: bool = True) -> Header:
+        self._fail_once("agreed_header")
+        return await super().agreed_header(number, may_settle=may_settle)
+
+    async def header(self, number: int) -> Header:
+        self._fail_once("header")
+        return await super().header(number)
+
+    async def block(self, number: int) -> Block:
+        self._fail_once("block")
+        return await super().block(number)
+
+    async def balance(self, address: Address, number: int) -> int:
+        self._fail_once("balance")
+        return await super().balance(address, number)
+
+    async def token_balance(self, contract: str, address: Address, number: int) -> int:
+        self._fail_once("token_balance")
+        return await super().token_balance(contract, address, number)
+
+    async def tokens_sent(self, recipients: Sequence[Address], first: int, last: int) -> Sequence[Sent]:
+        self._fail_once("tokens_sent")
+        return await super().tokens_sent(recipients, first, last)
+
+
 @dataclass
 class World:
     """A wallet that has published everything, for a test to spoil."""
@@ -142,6 +182,7 @@ class World:
     first_base: int = 0
     gas_address: str | None = None
     values: dict[bytes, bytes] = field(default_factory=dict)
+    orders: OrderBook = field(default_factory=OrderBook)
     progress: list[tuple[str, int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -159,6 +200,7 @@ class World:
             Window(refs[SETTLED], tuple(window)),
             asset_first_blocks=self.first_blocks,
             gas_address=self.gas_address,
+            orders=self.orders,
             coverage=cover(Coverage(), refs[self.first_base + 1 : SETTLED + 1]),
         )
         identity = Identity("default", "audited", 1, headers[0].hash, "00" * 20)
@@ -532,8 +574,66 @@ async def test_blocks_without_a_record(world: World) -> None:
     assert (await world.audit(first=11)).differences == ()
     del world.values[covered_key(0)]
     report = await world.audit()
-    assert report.differences == ()
+    assert causes(report) == [(Cause.NOT_COVERED, None, None, 1)]
     assert summary(report)["covered_blocks"] == "none yet"
+
+
+@pytest.mark.parametrize(("to", "is_told"), [(SETTLED, False), (SETTLED - 1, True)])
+async def test_a_record_that_a_rewind_deleted(world: World, to: int, *, is_told: bool) -> None:
+    """No block was settled since: that there is no record yet is no difference. Of another rewind it is one."""
+    world.orders = OrderBook(1, (OrderState("w1", "rewind", 0, OrderStatus.DONE, from_block=to),))
+    world.settle()
+    del world.values[covered_key(0)]
+    report = await world.audit()
+    assert bool(report.differences) == is_told
+    assert ("without_record" in summary(report)) != is_told
+
+
+# --- a node that does not answer at once --------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_a_question_is_asked_again() -> None:
+    """One answer of "too many requests" among a thousand does not end an audit; what fails for good does."""
+    failures = dict.fromkeys(range(0, 1_000, 7), TRIES_MAX - 1)
+
+    async def ask(number: int) -> int:
+        if failures.get(number, 0):
+            failures[number] -= 1
+            raise RpcUnreachable("endpoint 1: HTTP status 429")
+        return number
+
+    assert await at_once(ask, range(1_000)) == list(range(1_000))
+    failures[5] = TRIES_MAX
+    with pytest.raises(RpcUnreachable, match="429"):
+        await at_once(ask, range(1_000))
+
+
+@in_virtual_time
+async def test_what_is_declined_is_not_asked_again() -> None:
+    """It would be declined again."""
+    asked: list[int] = []
+
+    async def ask(number: int) -> None:
+        asked.append(number)
+        raise NodeDeclined("endpoint 1: missing trie node")
+
+    with pytest.raises(NodeDeclined):
+        await at_once(ask, [1])
+    assert asked == [1]
+
+
+@in_virtual_time
+async def test_an_audit_outlives_a_node_that_fails_now_and_then() -> None:
+    """Every kind of question that it asks fails once, and the cause is found all the same."""
+    world = World()
+    missed = world.chain.transfer(ALICE, 5)
+    world.chain.mine(missed, world.chain.transfer(TOKEN, 0, logs=[transfer_log(TOKEN, BOB, 7)]))
+    world.unpublished.add(missed.hash)
+    world.settle()
+    world.node = flaky = FlakyNode(world.chain)
+    assert causes(await world.audit()) == [(Cause.NOT_PUBLISHED, ALICE, 5, 1)]
+    assert flaky.failed >= {"agreed_header", "header", "balance", "token_balance", "tokens_sent", "block"}
 
 
 # --- what cannot be audited -----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import permutations
 from typing import Any
@@ -62,6 +63,21 @@ def test_the_last_event_by_sequence_holds_in_whatever_order_they_are_read() -> N
         for value in order:
             books.add(value)
         assert books.live(ALICE, NATIVE, 0, 99) == []
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"to": "0xA1" + "a1" * 19}, {"amount": "1" * 5_000}],
+    ids=["a wrong checksum", "more digits than Python reads"],
+)
+def test_a_record_of_others_is_passed_over(changed: dict[str, str]) -> None:
+    """Whoever may write to the topic ends no audit, and is not believed."""
+    books = Books({ALICE})
+    value = event(1, "confirmed", deposit(5))
+    assert value is not None
+    assert books.add(value)
+    assert not books.add(json.dumps(json.loads(value) | {"sequence": 2} | changed).encode())
+    assert [each.amount for each in books.live(ALICE, NATIVE, 0, 99)] == [5]
 
 
 def test_only_what_was_asked_for_counts() -> None:

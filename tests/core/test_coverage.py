@@ -74,7 +74,8 @@ def test_every_block_above_the_first_base_is_in_one_bucket(base: int, steps: lis
     numbers = [number for each in buckets for number in range(each.first, each.last + 1)]
     assert numbers == list(range(base + 1, end + 1))
     assert buckets == tuple(bucket(each.first, each.last, begins=each is buckets[0]) for each in buckets)
-    assert check_joins(buckets, end) == Joins(Blocks(base + 1, end) if steps else None)
+    joins = check_joins(buckets, end, first_read=base + 1, is_rewound=False)
+    assert joins == Joins(Blocks(base + 1, end) if steps else None)
 
 
 @given(st.integers(0, 3000), st.lists(st.integers(-3000, 2500).filter(bool), max_size=8))
@@ -83,11 +84,11 @@ def test_after_rewinds_every_block_has_a_true_record_or_none(base: int, steps: l
     values, end = followed(base, steps)
     buckets = read_buckets(values)
     assert all(each == bucket(each.first, each.last, begins=each.begins) for each in buckets)
-    joins = check_joins(buckets, end)
+    joins = check_joins(buckets, end, first_read=base + 1, is_rewound=bool(steps) and steps[-1] < 0)
     assert (joins.gaps, joins.beyond) == ((), ())
     with_record = {number for each in buckets for number in range(each.first, each.last + 1)}
     without = {number for blocks in joins.unrecorded for number in range(blocks.first, blocks.last + 1)}
-    lowest = joins.covered.first if joins.covered else end + 1
+    lowest = min(base + 1, joins.covered.first if joins.covered else end + 1)
     assert with_record | without == set(range(lowest, end + 1))
     assert not with_record & without
 
@@ -99,7 +100,8 @@ def test_a_rewind_deletes_its_bucket_and_those_above() -> None:
     assert [each.number for each in read_buckets(values)] == [0, 1, 2]
     values, end = followed(0, [5000, -1500, 10])
     assert read_buckets(values)[-1] == bucket(3501, 3510, begins=True)
-    assert check_joins(read_buckets(values), end).unrecorded == (Blocks(3072, 3500),)
+    joins = check_joins(read_buckets(values), end, first_read=1, is_rewound=False)
+    assert (joins.gaps, joins.unrecorded) == ((), (Blocks(3072, 3500),))
 
 
 def test_a_record_that_ends_at_a_rewinds_target_goes_on() -> None:
@@ -107,7 +109,7 @@ def test_a_record_that_ends_at_a_rewinds_target_goes_on() -> None:
     values, end = followed(0, [5000, 3071 - 5000])
     assert [each.number for each in read_buckets(values)] == [0, 1, 2]
     values, end = followed(0, [5000, 3071 - 5000, 10])
-    assert check_joins(read_buckets(values), end) == Joins(Blocks(1, end))
+    assert check_joins(read_buckets(values), end, first_read=1, is_rewound=False) == Joins(Blocks(1, end))
     assert not read_buckets(values)[-1].begins
 
 
@@ -154,9 +156,7 @@ def test_a_step_that_leaves_a_block_out_spoils_the_digest() -> None:
             Joins(Blocks(0, 1031), unrecorded=(Blocks(1001, 1029),)),
             id="another release followed the chain meanwhile",
         ),
-        pytest.param(
-            (bucket(0, 9, begins=True),), 12, Joins(Blocks(0, 9), unrecorded=(Blocks(10, 12),)), id="it still does"
-        ),
+        pytest.param((bucket(0, 9, begins=True),), 12, Joins(Blocks(0, 9), gaps=(Blocks(10, 12),)), id="it still does"),
         pytest.param(
             (bucket(0, 9, begins=True), bucket(1024, 1030)),
             9,
@@ -167,7 +167,21 @@ def test_a_step_that_leaves_a_block_out_spoils_the_digest() -> None:
 )
 def test_what_the_records_prove(buckets: tuple[Bucket, ...], base: int, expected: Joins) -> None:
     """A missing record is told from one that a person's rewind deleted."""
-    assert check_joins(buckets, base) == expected
+    assert check_joins(buckets, base, first_read=base + 1, is_rewound=False) == expected
+
+
+@pytest.mark.parametrize(
+    ("buckets", "missing"),
+    [
+        pytest.param((bucket(0, 1023, begins=True),), Blocks(1024, 1500), id="the newest is missing"),
+        pytest.param((), Blocks(7, 1500), id="none is left"),
+    ],
+)
+def test_without_the_newest_record_nothing_is_proved(buckets: tuple[Bucket, ...], missing: Blocks) -> None:
+    """Only a rewind to the very base deletes it, until the next block is settled."""
+    covered = Blocks(0, 1023) if buckets else None
+    assert check_joins(buckets, 1500, first_read=7, is_rewound=False) == Joins(covered, gaps=(missing,))
+    assert check_joins(buckets, 1500, first_read=7, is_rewound=True) == Joins(covered, unrecorded=(missing,))
 
 
 @pytest.mark.parametrize(
@@ -184,3 +198,10 @@ def test_a_record_that_cannot_be_is_corrupt(key: bytes, value: bytes) -> None:
     """One that covers another bucket's blocks would overlap that bucket's own."""
     with pytest.raises(CheckpointCorrupt, match=r"^state\.sync: covered:"):
         read_buckets({key: value})
+
+
+def test_what_a_rewind_left_without_a_record_in_the_lowest_bucket_is_told() -> None:
+    """The wallet read from block 10 on, a rewind went back to 15: blocks 10 to 15 have no record any more."""
+    buckets = [Bucket(16, 30, "00" * 32, begins=True)]
+    joins = check_joins(buckets, 30, first_read=10, is_rewound=False)
+    assert joins == Joins(Blocks(16, 30), unrecorded=(Blocks(10, 15),))

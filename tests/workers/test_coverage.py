@@ -53,7 +53,7 @@ async def test_every_settled_block_is_covered_once_and_in_order() -> None:
     base = world.state().window.base.number
     buckets = buckets_of(world)
     assert [each.begins for each in buckets] == [True, False]
-    assert check_joins(buckets, base).covered == Blocks(first, base)
+    assert check_joins(buckets, base, first_read=buckets[0].first, is_rewound=False).covered == Blocks(first, base)
     check_digests(world, buckets)
 
 
@@ -79,7 +79,7 @@ async def test_after_a_rewind_coverage_begins_anew_above_its_target() -> None:
     await rewind(leader, target)
     base = world.state().window.base.number
     buckets = buckets_of(world)
-    joins = check_joins(buckets, base)
+    joins = check_joins(buckets, base, first_read=buckets[0].first, is_rewound=False)
     assert base > target
     assert (joins.gaps, joins.beyond, joins.unrecorded) == ((), (), (Blocks(BUCKET_BLOCKS, target),))
     assert (buckets[-1].first, buckets[-1].last, buckets[-1].begins) == (target + 1, base, True)
@@ -99,6 +99,8 @@ async def test_after_a_fork_and_a_rewind_the_new_branch_is_covered() -> None:
     base = world.state().window.base.number
     buckets = buckets_of(world)
     assert base > target
-    assert check_joins(buckets, base) == Joins(Blocks(buckets[0].first, base))
+    assert check_joins(buckets, base, first_read=buckets[0].first, is_rewound=False) == Joins(
+        Blocks(buckets[0].first, base)
+    )
     assert [each.begins for each in buckets] == [True, False]
     check_digests(world, buckets)
