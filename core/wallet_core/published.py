@@ -20,6 +20,7 @@ import msgspec
 from pydantic import ValidationError
 
 from wallet_core.chain import BlockRef
+from wallet_core.deposits import Status
 from wallet_core.errors import OrderRefused
 from wallet_core.messages import TransactionEvent
 
@@ -130,6 +131,11 @@ class Published:
     def newest_live_block(self) -> int | None:
         """The highest block that a last event puts a transfer into."""
         return max((said.block_number for said in self._said.values() if said.is_live), default=None)
+
+    @property
+    def oldest_detected_block(self) -> int | None:
+        """The lowest block with a transfer that is not confirmed yet."""
+        return min((said.block_number for said in self._said.values() if said.status == Status.DETECTED), default=None)
 
     def __len__(self) -> int:
         return len(self._said)

@@ -79,6 +79,15 @@ def check_common(to: int, newest_common: int) -> None:
         )
 
 
+def check_confirmed(to: int, oldest_detected: int | None) -> None:
+    """Raises OrderRefused where transfers up to that block still wait for their confirmation: it would be settled."""
+    if oldest_detected is not None and to >= oldest_detected:
+        raise OrderRefused(
+            f"block {oldest_detected} holds transfers that are not confirmed yet, and nobody would confirm them: "
+            f"rewind to block {oldest_detected - 1} or below"
+        )
+
+
 def gone(published: Published, canonical: Mapping[int, str]) -> list[Said]:
     """Last events in blocks that are gone, newest first: in those of another hash than the canonical one's."""
     found = [

@@ -19,6 +19,7 @@ from wallet_core.orders import OrderBook, OrderState, OrderStatus
 from wallet_core.published import Published, PublishedRecord
 from wallet_core.rewinds import (
     check_common,
+    check_confirmed,
     check_target,
     go_back,
     gone,
@@ -128,6 +129,14 @@ def test_targets_that_would_leave_blocks_out_are_refused() -> None:
             check_target(to, base, settled)
     with pytest.raises(OrderRefused, match=r"above block 9, .* rewind to that one or below"):
         check_common(10, 9)
+
+
+def test_a_target_that_would_settle_what_is_not_confirmed_is_refused() -> None:
+    """After a lost checkpoint only the published events tell what was confirmed."""
+    check_confirmed(10, None)
+    check_confirmed(10, 11)
+    with pytest.raises(OrderRefused, match="rewind to block 9 or below"):
+        check_confirmed(10, 10)
 
 
 def test_what_is_gone_is_taken_back_newest_first() -> None:

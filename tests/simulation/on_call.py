@@ -17,6 +17,7 @@ LOOK_SECONDS = (0.5, 2.0, 5.0)
 _LOWER = (
     re.compile(r"above block (\d+), the newest one of the wallet that the node is known to have too"),
     re.compile(r"settled blocks up to (\d+) only"),
+    re.compile(r"would confirm them: rewind to block (\d+) or below"),
 )
 """How a refusal names where to go back to instead."""
 
@@ -39,7 +40,7 @@ class OnCall:
         while True:
             await asyncio.sleep(self._choice.choice(LOOK_SECONDS))
             halts = self._halts()
-            if self._promises.steps.before is None and self._promises.steps.last_base is not None:
+            if self._promises.steps.before is None and self._promises.steps.last_tip is not None:
                 if any("CheckpointLost" in halt for halt in halts):
                     await self._make_anew()
             elif any("ForkBelowWindow" in halt for halt in halts):
@@ -72,8 +73,8 @@ class OnCall:
     async def _make_anew(self) -> None:
         """Send the order that makes a lost checkpoint anew, and start the bootstrap that carries it out."""
         steps = self._promises.steps
-        assert steps.last_base is not None
-        to = self._world.history.common_number(steps.last_base[1]) - self._choice.choice((0, 1, 5))
+        assert steps.last_tip is not None
+        to = self._world.history.common_number(steps.last_tip[1]) - self._choice.choice((0, 1, 5))
         to = max(0, to if self._to is None else min(to, self._to))
         if self._story.send_order({"type": "rewind", "to": to, "after_loss": True}) is None:
             return

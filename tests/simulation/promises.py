@@ -281,7 +281,8 @@ class Promises:
         for event_id, transfer in self._transfers.items():
             wanted = expected.get(transfer.block_hash, "orphaned")
             if transfer.status == wanted or (
-                (transfer.status, wanted) == ("detected", "confirmed")
+                transfer.status != "confirmed"
+                and transfer.block_hash in expected
                 and not steps.is_followed_up(transfer.block_hash, transfer.movement)
             ):
                 stands[transfer.movement] += transfer.status != "orphaned"

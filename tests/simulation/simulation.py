@@ -125,7 +125,7 @@ class _Run:
             ),
         )
         self.world.published = lambda: list(self.promises.published)
-        self.world.is_state_lost = lambda: self.promises.steps.last_base is not None
+        self.world.is_state_lost = lambda: self.promises.steps.last_tip is not None
         broker.on_commit = self._look
         payments = Payments(chain, self.history, random.Random(choice.random()), lambda: self.promises.published)
         self.miner = Miner(self.world, payments, self.promises)

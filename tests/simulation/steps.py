@@ -84,8 +84,8 @@ class Steps:
     ever: dict[str, list[InForce]] = field(default_factory=dict)
     """By block, all that ever counted."""
     before: _Picture | None = None
-    last_base: tuple[int, str] | None = None
-    """The newest settled block before the checkpoint was lost."""
+    last_tip: tuple[int, str] | None = None
+    """The newest block that was read before the checkpoint was lost."""
     _assets_during: dict[str, frozenset[str]] = field(default_factory=dict)
     _rescans_sent: int = 0
 
@@ -111,7 +111,7 @@ class Steps:
 
     def state_lost(self) -> None:
         """The topic is gone."""
-        self.last_base = self.before.base if self.before else self.last_base
+        self.last_tip = self.before.tip if self.before else self.last_tip
         self.values, self.before = {}, None
 
     # --- one step -----------------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ class Steps:
         return bool(self._rescans_sent) and movement.sender != self.gas_address
 
     def is_followed_up(self, block_hash: str, movement: Movement) -> bool:
-        """Whether its status must be today's: not where the asset was removed before a rewind."""
+        """Whether its status must be today's: not where the block joined again after its asset was removed."""
         in_force = self.in_force.get(block_hash)
         return in_force is None or in_force.counts(movement)
 
@@ -199,7 +199,7 @@ class Steps:
 
     def _check_first(self, after: _Picture) -> None:
         """The first checkpoint of all, or the first one after a loss."""
-        if self.last_base is None:
+        if self.last_tip is None:
             return
         running = [self.orders[each] for each, status in after.orders.items() if status == "running"]
         require(
@@ -207,7 +207,7 @@ class Steps:
             "Recovery",
             f"nobody ordered the new checkpoint at {after.base}",
         )
-        require(after.base[0] <= self.last_base[0], "Detection", f"{after.base} is above {self.last_base}")
+        require(after.base[0] <= self.last_tip[0], "Detection", f"{after.base} is above {self.last_tip}")
         self.orders = {each.id: each for each in self.orders.values() if each.place >= running[0].place}
         self._assets_during.clear()
 

@@ -162,6 +162,29 @@ async def test_after_a_lost_checkpoint_events_alone_prove_a_target() -> None:
 
 
 @in_virtual_time
+async def test_after_a_lost_checkpoint_what_waits_for_its_confirmation_is_read_again() -> None:
+    """A block above it would settle it unconfirmed, and nobody would credit it."""
+    world = World()
+    leader = await led(world)
+    world.publish(ALICE)
+    world.chain.mine(world.chain.transfer(ALICE, 1))  # 11
+    await leader.catch_up()
+    await leader.sequencer.close()
+    await leader.lock.release()
+    world.chain.mine_empty(2 * SETTLE_DEPTH)
+    world.broker.delete_topic(PREFIX + Topic.STATE_SYNC)
+    world.order(id="w1", type="rewind", to=11, after_loss=True)
+    with pytest.raises(BootstrapFailed, match=r"block 11 holds transfers .* rewind to block 10 or below"):
+        await BootstrapRun(world).run()
+    world.order(id="w2", type="rewind", to=10, after_loss=True)
+    await BootstrapRun(world).run()
+    successor = Replica(world)
+    await successor.lead()
+    await worked_off(successor)
+    assert [each[::2] for each in world.said()] == [("detected", 11), ("confirmed", 11)]
+
+
+@in_virtual_time
 async def test_after_a_lost_checkpoint_no_block_is_taken_that_the_node_cannot_go_on_from() -> None:
     """Bootstrap waits for the node, and a later order to another block may be what helps."""
     world = World()

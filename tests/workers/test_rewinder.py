@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
@@ -14,12 +16,13 @@ from wallet_core.blocks import Block, Header
 from wallet_core.errors import NodeInconsistent
 from wallet_core.messages import Topic
 from wallet_core.orders import OrderStatus
-from wallet_core.testing.fake_chain import transfer_log
+from wallet_core.testing.fake_chain import FakeNode, transfer_log
 from wallet_workers.orders import MESSAGES_HELD_MAX
 from wallet_workers.rewinder import PATIENCE_SECONDS, RETRY_SECONDS
 from wallet_world import (
     ALICE,
     BLOCKS_BEFORE_BOOTSTRAP,
+    CHAIN_ID,
     ETH,
     PREFIX,
     SETTLE_DEPTH,
@@ -137,6 +140,101 @@ async def test_after_a_rewind_every_asset_counts_from_the_next_block() -> None:
     world.chain.reorganize(depth, [(paid,), *[()] * (depth + 1)])  # now in 13
     await rewound(heir, "w1", to=FIRST_BASE)
     assert [each[::2] for each in world.said()] == [("confirmed", 21), ("orphaned", 21), ("confirmed", 13)]
+
+
+# --- which blocks are asked about ---------------------------------------------------------------------------------
+
+
+class AskedNode(FakeNode):
+    """Knows which blocks the quorum was asked about, and may be slow or fail about some."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.chain, world.clock, chain_id=CHAIN_ID)
+        self.answered: list[int] = []
+        self.slow = range(0)
+        """Blocks about which it does not answer before `go_on`."""
+        self.go_on = asyncio.Event()
+        self.flaky: set[int] = set()
+        """Blocks about which it fails the next time."""
+
+    async def agreed_header(self, number: int, *, may_settle: bool = True) -> Header:
+        """See the port."""
+        if number in self.slow:
+            await self.go_on.wait()
+        if number in self.flaky:
+            self.flaky.remove(number)
+            raise NodeInconsistent("endpoints disagree")
+        self.answered.append(number)
+        return await super().agreed_header(number, may_settle=may_settle)
+
+
+DEPOSIT_BLOCKS = 200
+
+
+@asynccontextmanager
+async def many_deposits() -> AsyncIterator[tuple[World, Replica, AskedNode]]:
+    """A wallet with a deposit in each of many settled blocks, the first of which is the one after `TIP`."""
+    world = World()
+    await world.bootstrap()
+    node = AskedNode(world)
+    replica = Replica(world, node=node)
+    async with replica.running():
+        await caught_up(replica)
+        world.publish(ALICE)
+        for _ in range(DEPOSIT_BLOCKS):
+            world.chain.mine(world.chain.transfer(ALICE, 1))
+        world.chain.mine_empty(2 * SETTLE_DEPTH)
+        await caught_up(replica)
+        yield world, replica, node
+
+
+@in_virtual_time
+async def test_nothing_is_asked_about_blocks_that_are_known_to_be_common() -> None:
+    """While the node has the settled block, none below it can be gone, however many have deposits."""
+    async with many_deposits() as (world, _, node):
+        node.answered.clear()
+        world.order(id="w1", type="rewind", to=TIP)
+        await until(lambda: (found := outcome_or_none(world, "w1")) and found.status is OrderStatus.DONE)
+        assert set(node.answered) <= {TIP, world.chain.tip.number - SETTLE_DEPTH + 1}
+
+
+@in_virtual_time
+async def test_a_rewind_that_asks_about_many_blocks_can_be_cancelled() -> None:
+    """The leader is not held up by what it asks; nothing was taken back yet."""
+    async with many_deposits() as (world, replica, node):
+        fork_below_window(world, keep=TIP + 5)
+        await until(lambda: replica.shown["reason"] == "Halted")
+        node.slow = range(TIP + 150, TIP + 151)  # no bisection asks about it
+        world.order(id="w1", type="rewind", to=TIP + 2)
+        await until(lambda: (found := outcome_or_none(world, "w1")) and found.status is OrderStatus.ACCEPTED)
+        await until(lambda: node.answered and node.answered[-1] >= TIP + 140)
+        world.order(id="c1", type="cancel", order="w1")
+        await until(lambda: outcome(world, "w1").status is OrderStatus.CANCELLED)
+        assert {status for status, _, _ in world.said()} == {"confirmed"}
+        node.go_on.set()
+        world.order(id="w2", type="rewind", to=TIP + 2)
+        await until(lambda: (found := outcome_or_none(world, "w2")) and found.status is OrderStatus.DONE)
+        await caught_up(replica)
+        gone = [number for status, _, number in world.said() if status == "orphaned"]
+        assert sorted(gone) == list(range(TIP + 6, TIP + DEPOSIT_BLOCKS + 1))
+
+
+@in_virtual_time
+async def test_what_was_agreed_on_is_not_asked_again_after_a_fault() -> None:
+    """A node that fails now and then does not make a rewind of many blocks begin from zero, nor run out of patience."""
+    async with many_deposits() as (world, replica, node):
+        fork_below_window(world, keep=TIP + 5)
+        await until(lambda: replica.shown["reason"] == "Halted")
+        node.answered.clear()
+        node.flaky = set(range(TIP + 6, TIP + DEPOSIT_BLOCKS, 9))
+        faults = len(node.flaky)
+        world.order(id="w1", type="rewind", to=TIP + 2)
+        await until(lambda: (found := outcome_or_none(world, "w1")) and found.status is OrderStatus.DONE)
+        assert not node.flaky
+        assert outcome(world, "w1").published == DEPOSIT_BLOCKS - 5
+        asked_by_bisection = 40  # for each try, and for each look at what is known
+        assert len(node.answered) < DEPOSIT_BLOCKS + (faults + 5) * asked_by_bisection
+        await caught_up(replica)
 
 
 # --- what stands in the way ----------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from wallet_core.errors import CheckpointLost, OrderRefused
 from wallet_core.orders import OrderBook, OrderMessage, OrderState, OrderStatus, newest_rewind_after_loss
 from wallet_core.ports import Node, OrderFeed, PublishedEvents
 from wallet_core.published import Published
-from wallet_core.rewinds import check_common, check_target
+from wallet_core.rewinds import check_common, check_confirmed, check_target
 from wallet_workers.common_blocks import CommonBlocks
 from wallet_workers.said_before import SaidBefore
 from wallet_workers.status import WorkerStatus
@@ -52,6 +52,7 @@ async def state_after_loss(
         published = await SaidBefore(events, status).load(None)
         _check_is_newer(message, published)
         check_target(order.to, None, settled_number(rules, head))
+        check_confirmed(order.to, published.oldest_detected_block)
         if told := published.live_refs():
             common = await CommonBlocks(node, status).newest(told, (), 0, enough=order.to, tip_number=head.tip.number)
             check_common(order.to, common)

@@ -11,7 +11,7 @@ wallet's own, and the newest hash of each proof is the quorum's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TypeVar
 
 from wallet_core.blocks import Header
@@ -73,18 +73,22 @@ class CommonBlocks:
         agreed = await self._node.agreed_header(bucket.last)
         return digest_of([*hashes, agreed.hash]) == bucket.digest
 
-    async def agreed_hashes(self, numbers: Sequence[int]) -> dict[int, str]:
-        """The hashes of the quorum's blocks of these numbers."""
-        return dict(zip(numbers, await self._hashes(numbers, self._node.agreed_header), strict=True))
+    async def add_agreed_hashes(self, numbers: Sequence[int], known: dict[int, str]) -> None:
+        """Add the hashes of the quorum's blocks of these numbers to those that are known, as they come."""
+        for part in _parts(numbers):
+            known.update(zip(part, await self._hashes(part, self._node.agreed_header), strict=True))
 
     async def _hashes(self, numbers: Sequence[int], ask: Callable[[int], Awaitable[Header]]) -> list[str]:
         """A few asked at a time."""
         found: list[str] = []
-        for start in range(0, len(numbers), HEADERS_AT_ONCE_MAX):
-            part = numbers[start : start + HEADERS_AT_ONCE_MAX]
+        for part in _parts(numbers):
             found += [header.hash for header in await asyncio.gather(*map(ask, part))]
             self._status.beat()
         return found
+
+
+def _parts(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (numbers[at : at + HEADERS_AT_ONCE_MAX] for at in range(0, len(numbers), HEADERS_AT_ONCE_MAX))
 
 
 async def _count(things: Sequence[_T], holds: Callable[[_T], Awaitable[bool]]) -> int:

@@ -90,7 +90,7 @@ class OrderDesk:
 
     async def begin(self, state: SyncState, values: Mapping[bytes, bytes]) -> None:
         """After a recovery: forget what was in memory, and look for orders. `values`: what the state topic holds."""
-        await self.close()
+        await self.forget()
         self._covered = {key: value for key, value in values.items() if key.startswith(COVERED_PREFIX)}
         self._read_to = state.orders.position
         await self._look()
@@ -101,7 +101,9 @@ class OrderDesk:
         `newest_read`: the newest block that anybody may have read before now.
         """
         order = state.orders.next_rewind
-        if order is not None and not self._rewinder.is_put_off(order):
+        if order is None:
+            await self._rewinder.stop()
+        elif not self._rewinder.is_waiting(order):
             await self._rescanner.stop()  # what it is reading may be of blocks that are about to go
             step = await self._rewinder.next_step(state, order, head, partial(read_buckets, self._covered))
             if step is not None:
@@ -147,14 +149,14 @@ class OrderDesk:
                     self._covered[record.key] = record.value
 
     async def wait(self, otherwise: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Until `otherwise()` ends, a new order comes, or a rescan has read its next blocks.
+        """Until `otherwise()` ends, a new order comes, or what an order reads beside has been read.
 
         It is called only once this runs: a wait that is cancelled before it begins leaves nothing unawaited.
         """
         tasks: set[asyncio.Task[Any]] = {asyncio.create_task(otherwise()), asyncio.create_task(self._until_news())}
-        batch = self._rescanner.task
+        beside: set[asyncio.Task[Any]] = {task for task in (self._rescanner.task, self._rewinder.task) if task}
         try:
-            await asyncio.wait(tasks | ({batch} if batch else set()), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks | beside, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in tasks:
                 task.cancel()
@@ -162,6 +164,11 @@ class OrderDesk:
 
     async def close(self) -> None:
         """Stop what runs beside, and forget."""
+        await self._rewinder.stop()
+        await self.forget()
+
+    async def forget(self) -> None:
+        """Forget what may not be so after a doubt; what a rewind asks of the node is no matter of ours."""
         await self._rescanner.stop()
         self._said_before.forget()
         self._new = []
