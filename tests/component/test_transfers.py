@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,7 +56,7 @@ class Feed:
 
 
 @contextlib.asynccontextmanager
-async def without(methods: set[str], url: str) -> AsyncIterator[tuple[str, list[str]]]:
+async def without(methods: Set[str], url: str) -> AsyncIterator[tuple[str, list[str]]]:
     """A node that lacks some methods, in front of a real one; with the methods that were asked for."""
     asked: list[str] = []
 
@@ -136,7 +136,7 @@ class Chain:
         receipt: dict[str, Any],
         *published: Address,
         assets: Sequence[dict[str, object]] = (ETH,),
-        lacking: set[str] = frozenset(),  # type: ignore[assignment]
+        lacking: Set[str] = frozenset(),
     ) -> tuple[Deposit, ...]:
         """What the scanner finds in the receipt's block, on a node that lacks some methods."""
         number = int(receipt["blockNumber"], 16)

@@ -78,7 +78,7 @@ class Verified:
         sender = (await self._rpc("eth_accounts"))[0]
         sent = await self._rpc("eth_sendTransaction", {"from": sender, "gas": hex(300_000), **transaction})
         async with asyncio.timeout(30):
-            while (receipt := await self._rpc("eth_getTransactionReceipt", sent)) is None:  # noqa: ASYNC110
+            while (receipt := await self._rpc("eth_getTransactionReceipt", sent)) is None:  # noqa: ASYNC110 - mined by itself
                 await asyncio.sleep(0.01)  # the node announces no receipts
         return sent, int(receipt["blockNumber"], 16)
 

@@ -90,7 +90,7 @@ def without(number: int) -> tuple[WindowBlock, ...]:
 
 
 def with_block(number: int, **changes: object) -> tuple[WindowBlock, ...]:
-    return tuple(replace(block, **changes) if block.number == number else block for block in RESULT.blocks)  # type: ignore[arg-type]
+    return tuple(replace(block, **changes) if block.number == number else block for block in RESULT.blocks)  # type: ignore[arg-type]  # by name
 
 
 @pytest.mark.parametrize(

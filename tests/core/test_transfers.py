@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from wallet_core.addresses import Address, checksum_address, lower_hex
+from wallet_core.amounts import BaseUnits
 from wallet_core.blocks import Block, Frame, FrameKind, Header, Log, Receipt, Transaction, Withdrawal
 from wallet_core.bloom import bloom_of
 from wallet_core.deposits import Deposit, Kind, calculate_event_id, calculate_withdrawal_id
@@ -76,7 +77,8 @@ def test_a_transfer_that_succeeded_is_a_deposit(chain: FakeChain) -> None:
     """Sender, recipient, amount and transaction are those of the chain."""
     transaction = chain.transfer(ALICE, 10**18, STRANGER)
     event_id = calculate_event_id(1, transaction.hash, Kind.TRANSACTION, 0)
-    assert one(chain, transaction) == (Deposit(event_id, transaction.hash, STRANGER, ALICE, 10**18, ETH),)  # type: ignore[arg-type]
+    deposit = Deposit(event_id, transaction.hash, STRANGER, ALICE, BaseUnits(10**18), ETH)
+    assert one(chain, transaction) == (deposit,)
 
 
 def test_what_moves_nothing_to_us_is_no_deposit(chain: FakeChain) -> None:

@@ -226,7 +226,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         """See asyncio."""
         task: _Task = _Task.__new__(_Task)
         task.number = self._next_number()  # before asyncio puts it into its sets
-        task.__init__(coro, loop=self, name=name, context=context)  # type: ignore[misc]
+        task.__init__(coro, loop=self, name=name, context=context)  # type: ignore[misc]  # numbered before it begins
         self._tasks[task] = None
         task.add_done_callback(self._forget)
         return task

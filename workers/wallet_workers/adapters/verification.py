@@ -66,7 +66,7 @@ class _RawAnswer(RpcAnswer[msgspec.Raw], gc=False):
     """An answer whose result, `null` included, stays as it came."""
 
     # msgspec reads no raw text where there may be something else; a default is not read
-    result: msgspec.Raw = msgspec.UNSET  # type: ignore[assignment]
+    result: msgspec.Raw = msgspec.UNSET  # type: ignore[assignment]  # an answer may have an error instead
 
 
 _RAW: Answer[msgspec.Raw] = msgspec.json.Decoder(_RawAnswer)
