@@ -21,6 +21,8 @@ from simulation.wallet_resource import STATE_TOPIC, change
 from wallet_core.settings import Role
 
 COORDINATOR_SECONDS = 0.5
+PROCESSES_MAX = 40
+"""At once: more find nothing that fewer do not, and a seed would not end."""
 
 
 class Kubelet:
@@ -168,6 +170,8 @@ class Nemesis:
             victim.stopping.request()
 
     def _double(self) -> None:
+        if len(self._kubelet.alive()) >= PROCESSES_MAX:
+            return
         self._world.trace.happened(What.DOUBLE)
         self._kubelet.start(self._choice.choice((Role.COMMAND, Role.SYNC)))
 
@@ -175,7 +179,8 @@ class Nemesis:
         self._world.document = change(self._world.document, self._choice, self._world.trace)
         self._world.generation += 1
         self._world.trace.happened(What.ROLL_OUT, f"generation {self._world.generation}")
-        self._kubelet.start(Role.SYNC)
+        if len(self._kubelet.alive()) < PROCESSES_MAX:
+            self._kubelet.start(Role.SYNC)
 
     def _bootstrap(self) -> None:
         self._kubelet.start(Role.BOOTSTRAP)
