@@ -32,6 +32,7 @@ from wallet_core.keys import derive_account_keys
 from wallet_core.messages import Topic
 from wallet_core.resource import API_VERSION, KIND, parse_resource
 from wallet_core.settings import Role, environment
+from wallet_workers.adapters.kafka_clients import stop_consumer
 
 ANSWER_SECONDS_MAX = 150.0
 """For what nothing else limits, on a machine that is busy with other things."""
@@ -234,7 +235,9 @@ class Journal:
         await self._consumer.seek_to_beginning(*self._places)
 
     async def stop(self) -> None:
-        await self._consumer.stop()
+        await stop_consumer(
+            self._consumer
+        )  # it may have stood still, with its loop, for longer than a request may take
 
     def of(self, topic: Topic) -> list[Seen]:
         """What was read so far."""
