@@ -88,6 +88,8 @@ class Steps:
     """The newest block that was read before the checkpoint was lost."""
     _assets_during: dict[str, frozenset[str]] = field(default_factory=dict)
     _rescans_sent: int = 0
+    _rescanned_without_gas_address: bool = False
+    """Whether a rescan may have read blocks before the gas address appeared: what it sent was no funding yet."""
 
     # --- what was ordered ---------------------------------------------------------------------------------------------
 
@@ -126,6 +128,7 @@ class Steps:
             else:
                 self.values[key] = json.loads(record.value)
         after = self.before = self._picture()
+        self._rescanned_without_gas_address |= after.gas_address is None and self._rescans_sent > 0
         self._check_window(after)
         if before is None:
             self._check_first(after)
@@ -164,7 +167,8 @@ class Steps:
         """Whether it may have been."""
         if any(each.counts(movement) for each in self.ever.get(block_hash, ())):
             return True
-        return bool(self._rescans_sent) and movement.sender != self.gas_address
+        may_be_funding = movement.sender == self.gas_address and not self._rescanned_without_gas_address
+        return bool(self._rescans_sent) and not may_be_funding
 
     def is_followed_up(self, block_hash: str, movement: Movement) -> bool:
         """Whether its status must be today's: not where the block joined again after its asset was removed."""
