@@ -43,11 +43,24 @@ FULL: dict[str, Any] = {
             "replicas": 2,
             "fingerprint": "5c" * 20,
             "xpubFrom": {"secretKeyRef": {"name": "accounts", "key": "xpub"}},
+            "suspend": True,
+            "resources": {"requests": {"cpu": "100m"}, "limits": {"memory": "256Mi"}},
         },
         "assets": [{"type": "native", "symbol": "ETH"}, USDT],
-        "sync": {"shards": 2},
+        "sync": {"shards": 2, "resources": {"requests": {"memory": "1Gi"}, "limits": {"cpu": "2"}}},
         "sweep": {"gasAddress": GAS},
         "tuning": {"lockTtlSeconds": 31, "transactionTimeoutSeconds": 16, "pollSeconds": 0.5},
+        "paused": True,
+        "image": "registry.example:5000/wallet/workers:v1@sha256:" + "5c" * 32,
+        "imagePullSecrets": [{"name": "registry"}],
+        "pod": {
+            "nodeSelector": {"kubernetes.io/arch": "amd64"},
+            "tolerations": [
+                {"key": "wallets", "operator": "Equal", "value": "yes", "effect": "NoExecute", "tolerationSeconds": 60}
+            ],
+            "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+            "annotations": {"example.com/team": "wallets"},
+        },
     },
     "status": {"conditions": []},
 }

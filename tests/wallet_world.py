@@ -329,6 +329,7 @@ class BootstrapRun:
         self.node = world.node()
         self.stopping = Stopping(world.clock)
         self.status = WorkerStatus(Role.BOOTSTRAP, GROUP, "cafe", world.clock)
+        self.metrics = Metrics(self.status)
         ports = BootstrapPorts(
             clock=world.clock,
             node=node or self.node,
@@ -339,7 +340,7 @@ class BootstrapRun:
             orders=FakeOrderFeed(world.broker, topic_prefix=PREFIX),
             published=FakePublishedEvents(world.broker, topic_prefix=PREFIX),
         )
-        self._bootstrap = Bootstrap(settings, ports, self.status, self.stopping)
+        self._bootstrap = Bootstrap(settings, ports, self.status, self.metrics, self.stopping)
 
     async def run(self) -> None:
         await self._bootstrap.run()

@@ -219,7 +219,8 @@ def with_settings(
     """
     if state.generation > generation:
         raise SettingsSuperseded(
-            f"the checkpoint was written with settings of generation {state.generation}, this worker has {generation}"
+            f"the checkpoint was written with settings of generation {state.generation}, this worker has {generation}",
+            state.generation,
         )
     if state.gas_address and gas_address and state.gas_address.lower() != gas_address.lower():
         raise GasAddressChanged(

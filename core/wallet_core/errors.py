@@ -266,6 +266,11 @@ class SettingsSuperseded(WalletError):
 
     error_code = "settings_superseded"
 
+    def __init__(self, message: str, generation: int) -> None:
+        super().__init__(message)
+        self.generation = generation
+        """Of the checkpoint's settings."""
+
 
 class IllegalMove(WalletError):
     """A move that the automaton does not allow. Nothing was changed."""

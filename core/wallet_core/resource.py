@@ -10,10 +10,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
 from wallet_core.addresses import checksum_address, parse_address
@@ -25,6 +34,11 @@ PORT_MAX = 65_535
 KUBERNETES_NAME = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
 NAMESPACE = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
 """A DNS label: without dots, `<namespace>.<name>` can be read in one way only."""
+IMAGE = (
+    r"^[a-z0-9]([a-z0-9._-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]([a-z0-9._-]*[a-z0-9])?)*"
+    r"(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?$"
+)
+"""A container image: repository, and tag or digest or both."""
 _SYMBOL = r"^[A-Za-z0-9.]+$"
 
 
@@ -66,6 +80,17 @@ class RpcEndpoint(SpecModel):
     url_from: SecretSource | None = None
     ws_url: str | None = Field(default=None, max_length=2048, pattern=r"^wss?://\S+$")
     """Optional WebSocket endpoint of the same node: new heads without polling."""
+
+    @field_validator("url", "ws_url")
+    @classmethod
+    def _port_exists(cls, value: str | None) -> str | None:
+        try:
+            is_port = value is None or urlsplit(value).port != 0
+        except ValueError:  # its own text repeats what was written
+            is_port = False
+        if not is_port:
+            raise ValueError(f"a port is a number from 1 to {PORT_MAX}")
+        return value
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -228,11 +253,35 @@ class AccountKeySource(AccountFingerprint):
     xpub_from: SecretSource
 
 
+def _quantity(value: object) -> object:
+    """`cpu: 1` is as usual as `cpu: 500m`."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+_QUANTITY = (
+    r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))"
+    r"(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$"
+)
+Quantity = Annotated[str, Field(max_length=32, pattern=_QUANTITY), BeforeValidator(_quantity)]
+"""An amount of a compute resource, as Kubernetes writes it: 500m, 1, 256Mi."""
+Quantities = Annotated[dict[str, Quantity], Field(max_length=16)]
+
+
+class Resources(SpecModel):
+    """What one worker may use, in Kubernetes."""
+
+    requests: Quantities = {}
+    limits: Quantities = {}
+
+
 class Accounts(AccountKeySource):
     """The workers that answer `create_account`."""
 
     replicas: int | None = Field(default=None, ge=1, le=1000)
     """Absent: somebody else, an autoscaler for example, decides."""
+    suspend: bool = False
+    """True: none run; commands wait on Kafka."""
+    resources: Resources = Resources()
 
 
 class NativeAsset(SpecModel):
@@ -290,6 +339,7 @@ class Sync(SpecModel):
     """The workers that follow the chain."""
 
     shards: int = Field(default=1, ge=1, le=64)
+    resources: Resources = Resources()
 
 
 class Sweep(SpecModel):
@@ -321,6 +371,32 @@ class Tuning(TransactionTuning):
     """How often the node is asked for its tip where nothing announces new heads."""
 
 
+class Toleration(SpecModel):
+    """Kubernetes' own."""
+
+    key: str | None = Field(default=None, max_length=317)
+    operator: Literal["Exists", "Equal"] | None = None
+    value: str | None = Field(default=None, max_length=63)
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    toleration_seconds: int | None = None
+
+
+class PullSecret(SpecModel):
+    """A Secret with credentials of a registry."""
+
+    name: str = Field(min_length=1, max_length=253, pattern=KUBERNETES_NAME)
+
+
+class Pod(SpecModel):
+    """What all of the wallet's pods have besides, in Kubernetes."""
+
+    node_selector: dict[str, Annotated[str, Field(max_length=63)]] = Field(default={}, max_length=64)
+    tolerations: tuple[Toleration, ...] = Field(default=(), max_length=32)
+    affinity: dict[str, Any] = {}
+    """Kubernetes' own, checked by the API server."""
+    annotations: dict[str, Annotated[str, Field(max_length=4096)]] = Field(default={}, max_length=64)
+
+
 class Spec(SpecModel):
     """`spec` of a `WalletManager`."""
 
@@ -332,6 +408,12 @@ class Spec(SpecModel):
     sync: Sync = Sync()
     sweep: Sweep = Sweep()
     tuning: Tuning = Tuning()
+    paused: bool = False
+    """True: the operator changes nothing of what runs, and only reports."""
+    image: str | None = Field(default=None, max_length=512, pattern=IMAGE)
+    """The workers' image; absent: the operator's own choice."""
+    image_pull_secrets: tuple[PullSecret, ...] = Field(default=(), max_length=8)
+    pod: Pod = Pod()
 
 
 class Metadata(BaseModel):

@@ -59,12 +59,35 @@ def test_a_short_resource_gets_the_documented_defaults() -> None:
             "createTopics": True,
         },
         "redis": {"url": "redis://redis:6379/0"},
-        "accounts": {"fingerprint": "5c" * 20, "xpubFrom": {"secretKeyRef": {"name": "accounts", "key": "xpub"}}},
+        "accounts": {
+            "fingerprint": "5c" * 20,
+            "xpubFrom": {"secretKeyRef": {"name": "accounts", "key": "xpub"}},
+            "suspend": False,
+            "resources": {"requests": {}, "limits": {}},
+        },
         "assets": [{"type": "native", "symbol": "ETH"}],
-        "sync": {"shards": 1},
+        "sync": {"shards": 1, "resources": {"requests": {}, "limits": {}}},
         "sweep": {},
         "tuning": {"transactionTimeoutSeconds": 15, "lockTtlSeconds": 30, "pollSeconds": 1.0},
+        "paused": False,
+        "imagePullSecrets": [],
+        "pod": {"nodeSelector": {}, "tolerations": [], "affinity": {}, "annotations": {}},
     }
+
+
+@pytest.mark.parametrize("quantity", ["1", "500m", "0.5", "256Mi", "1e3", "10G", 2])
+def test_amounts_of_compute_resources_are_kubernetes_own(quantity: object) -> None:
+    """Whatever `kubectl` takes is taken, a plain number too."""
+    wallet = parse_resource(changed("spec.sync.resources.limits.cpu", quantity))
+    assert wallet.spec.sync.resources.limits == {"cpu": str(quantity)}
+
+
+@pytest.mark.parametrize(
+    "image", ["workers", "workers:v1", "ghcr.io/a/b-c/workers:1.2_3", "localhost:5000/w", "w@sha256:" + "0" * 64]
+)
+def test_an_image_is_named_by_tag_or_digest(image: str) -> None:
+    """A registry's port is no tag."""
+    assert parse_resource(changed("spec.image", image)).spec.image == image
 
 
 @pytest.mark.parametrize(
@@ -114,6 +137,9 @@ def test_a_short_resource_gets_the_documented_defaults() -> None:
         ("spec.redis.url", "redis://:hun/ter2@redis", "spec.redis.url"),
         ("spec.redis.url", "redis://redis/zero", "spec.redis.url"),
         ("spec.kafka.bootstrapServers", "kafka:9092,kafka:99999", "spec.kafka.bootstrapServers"),
+        ("spec.chain.rpc.0.url", "http://geth:99999", "spec.chain.rpc.0.url"),
+        ("spec.chain.rpc.0.url", "http://geth:hunter2", "spec.chain.rpc.0.url"),
+        ("spec.chain.rpc.0.wsUrl", "ws://geth:0", "spec.chain.rpc.0.wsUrl"),
         ("spec.accounts.replicas", 0, "spec.accounts.replicas"),
         ("spec.accounts.fingerprint", "5C" * 20, "spec.accounts.fingerprint"),
         ("spec.accounts.fingerprint", "5c" * 20 + "\n", "spec.accounts.fingerprint"),
@@ -145,6 +171,22 @@ def test_a_short_resource_gets_the_documented_defaults() -> None:
         ("spec.tuning.pollSeconds", 0, "spec.tuning.pollSeconds"),
         ("spec.tuning.pollSeconds", "1", "spec.tuning.pollSeconds"),
         ("spec.tuning.pollSeconds", float("nan"), "spec.tuning.pollSeconds"),
+        ("spec.accounts.suspend", "yes", "spec.accounts.suspend"),
+        ("spec.accounts.resources.limits.memory", "1 GB", "spec.accounts.resources.limits.memory"),
+        ("spec.accounts.resources.limits.memory", True, "spec.accounts.resources.limits.memory"),
+        ("spec.sync.resources.limit", {"cpu": "1"}, "spec.sync.resources.limit"),
+        ("spec.paused", 1, "spec.paused"),
+        ("spec.image", "Workers", "spec.image"),
+        ("spec.image", "workers:", "spec.image"),
+        ("spec.image", "workers@sha256:12", "spec.image"),
+        ("spec.image", "https://registry/workers", "spec.image"),
+        ("spec.imagePullSecrets", [{"name": f"s{n}"} for n in range(9)], "spec.imagePullSecrets"),
+        ("spec.imagePullSecrets.0.name", "A b", "spec.imagePullSecrets.0.name"),
+        ("spec.pod.nodeSelector", {"disk": 1}, "spec.pod.nodeSelector.disk"),
+        ("spec.pod.tolerations.0.operator", "Is", "spec.pod.tolerations.0.operator"),
+        ("spec.pod.tolerations.0.effect", "Never", "spec.pod.tolerations.0.effect"),
+        ("spec.pod.annotations", {"a": "x" * 4097}, "spec.pod.annotations.a"),
+        ("spec.pod.labels", {}, "spec.pod.labels"),
         ("spec.colour", "red", "spec.colour"),
         ("spec.chain.confirmation.dept", 3, "spec.chain.confirmation.dept"),
         ("spec.kafka.topic_prefix", "eu.", "spec.kafka.topic_prefix"),

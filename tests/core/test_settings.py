@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
@@ -102,7 +103,7 @@ secret_sources = st.fixed_dictionaries(
         )
     }
 )
-hosts = st.from_regex(r"[!-~]{1,30}", fullmatch=True)
+after_scheme = st.from_regex(r"node(:[1-9][0-9]{0,3})?/[!-~]{0,30}", fullmatch=True)
 symbols = st.from_regex(r"[A-Za-z0-9.]{1,16}", fullmatch=True)
 contracts = st.binary(min_size=20, max_size=20).map(Address).map(checksum_address)
 natives: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries({"type": st.just("native"), "symbol": symbols})
@@ -134,8 +135,8 @@ documents = st.fixed_dictionaries(
                         "rpc": st.lists(
                             st.one_of(
                                 st.fixed_dictionaries(
-                                    {"url": hosts.map("https://{}".format)},
-                                    optional={"wsUrl": hosts.map("ws://{}".format)},
+                                    {"url": after_scheme.map("https://{}".format)},
+                                    optional={"wsUrl": after_scheme.map("ws://{}".format)},
                                 ),
                                 st.fixed_dictionaries({"urlFrom": secret_sources}),
                             ),
@@ -207,6 +208,18 @@ def expected_settings(wallet: WalletManager, role: Role, generation: int) -> dic
         "generation": generation,
     }
     return {name: whole[name] for name in ROLE_SETTINGS[role].model_fields}
+
+
+@pytest.mark.parametrize("role", Role)
+def test_what_concerns_pods_only_is_in_no_environment(role: Role) -> None:
+    """Another number of replicas, image or node restarts no worker for its settings, and wants no new generation."""
+    without = copy.deepcopy(FULL)
+    for field in ("paused", "image", "imagePullSecrets", "pod"):
+        del without["spec"][field]
+    for section, field in (("accounts", "replicas"), ("accounts", "suspend"), ("accounts", "resources")):
+        del without["spec"][section][field]
+    del without["spec"]["sync"]
+    assert environment(parse_resource(without), role) == environment(parse_resource(FULL), role)
 
 
 @given(documents, st.sampled_from(Role), st.integers(1, 2**31))

@@ -228,7 +228,7 @@ class WalletProcess(Process):
         try:
             match self.role:
                 case Role.BOOTSTRAP:
-                    await Bootstrap(settings, self._bootstrap_ports(opened), status, stopping).run()
+                    await Bootstrap(settings, self._bootstrap_ports(opened), status, metrics, stopping).run()
                 case Role.COMMAND:
                     await CommandWorker(settings, self._command_ports(opened), status, metrics, stopping).run()
                 case Role.SYNC:

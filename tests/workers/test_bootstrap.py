@@ -297,12 +297,17 @@ async def test_a_claimed_topic_without_a_checkpoint_is_claimed_by_its_owner_only
 
 
 @pytest.mark.parametrize(
-    ("part", "reason"),
-    [("node", "RpcUnreachable"), ("redis", "RedisUnreachable"), ("kafka", "KafkaUnreachable"), ("chain", "WrongChain")],
+    ("part", "reason", "error_code"),
+    [
+        ("node", "RpcUnreachable", "rpc_unreachable"),
+        ("redis", "RedisUnreachable", "redis_unreachable"),
+        ("kafka", "KafkaUnreachable", "kafka_unreachable"),
+        ("chain", "WrongChain", "wrong_chain"),
+    ],
 )
 @in_virtual_time
-async def test_what_is_away_is_waited_for(part: str, reason: str) -> None:
-    """For as long as it takes, with the reason in `/status`; then the run ends well by itself."""
+async def test_what_is_away_is_waited_for(part: str, reason: str, error_code: str) -> None:
+    """For as long as it takes, with the reason in `/status`; then the run ends well by itself. Tries are counted."""
     world = World()
     run = BootstrapRun(world)
     world.redis.reachable = part != "redis"
@@ -315,6 +320,9 @@ async def test_what_is_away_is_waited_for(part: str, reason: str) -> None:
     await asyncio.sleep(3600)
     assert not task.done()
     assert run.status.as_dict()["reason"] == reason
+    retries = run.metrics.registry.get_sample_value("wallet_retries_total", {"error_code": error_code})
+    assert retries is not None
+    assert retries > 300
     world.redis.reachable = world.broker.reachable = True
     run.node.is_unreachable, run.node.chain = False, world.chain
     await task

@@ -230,13 +230,16 @@ async def test_nothing_is_answered_before_a_checkpoint_exists() -> None:
 
 @in_virtual_time
 async def test_a_broker_that_is_away_at_the_start_is_waited_for() -> None:
-    """The reason is in `/status`, and the worker goes on by itself."""
+    """The reason is in `/status`, an alert counts the tries, and the worker goes on by itself."""
     world = await new_world()
     world.broker.reachable = False
     replica = CommandReplica(world)
     async with replica.running():
         await until(lambda: replica.shown["reason"] == "KafkaUnreachable")
         await asyncio.sleep(3600)
+        retries = replica.metrics.registry.get_sample_value("wallet_retries_total", {"error_code": "kafka_unreachable"})
+        assert retries is not None
+        assert retries > 300
         world.broker.reachable = True
         send(world, create_account())
         await until(lambda: replies(world))

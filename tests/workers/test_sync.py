@@ -428,6 +428,7 @@ async def test_a_replica_with_older_settings_gives_the_lock_up() -> None:
     older = Replica(world, generation=1)
     async with older.running():
         await until(lambda: "generation 2" in str(older.shown.get("superseded")))
+        assert older.shown["superseded_by"] == 2, "whoever chooses generations learns which one is too low"
         assert older.shown["leader"] is False
         again = Replica(world, generation=2)
         async with again.running():

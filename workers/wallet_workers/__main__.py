@@ -58,7 +58,8 @@ class RoleParts:
 
 ROLES: Mapping[Role, RoleParts] = {
     Role.BOOTSTRAP: RoleParts(
-        bootstrap_ports, lambda settings, ports, at: Bootstrap(settings, ports, at.status, at.stopping).run()
+        bootstrap_ports,
+        lambda settings, ports, at: Bootstrap(settings, ports, at.status, at.metrics, at.stopping).run(),
     ),
     Role.COMMAND: RoleParts(
         command_ports,

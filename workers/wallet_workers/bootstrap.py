@@ -34,6 +34,7 @@ from wallet_core.ports import Clock, Ledger, Node, OrderFeed, PublishedEvents, S
 from wallet_core.settings import BootstrapSettings
 from wallet_core.topics import check_topics, missing_topics, plan_topics
 from wallet_workers.after_loss import state_after_loss
+from wallet_workers.metrics import Metrics
 from wallet_workers.status import WorkerStatus, part_of
 from wallet_workers.stopping import BackOff, Stopping
 
@@ -73,11 +74,17 @@ class Bootstrap:
     """One run of the role."""
 
     def __init__(
-        self, settings: BootstrapSettings, ports: BootstrapPorts, status: WorkerStatus, stopping: Stopping
+        self,
+        settings: BootstrapSettings,
+        ports: BootstrapPorts,
+        status: WorkerStatus,
+        metrics: Metrics,
+        stopping: Stopping,
     ) -> None:
         self._settings = settings
         self._ports = ports
         self._status = status
+        self._metrics = metrics
         self._stopping = stopping
 
     async def run(self) -> None:
@@ -102,10 +109,12 @@ class Bootstrap:
             try:
                 await check()
             except Unavailable as error:
+                self._metrics.retries.labels(error.error_code).inc()
                 self._status.trouble(error)
                 in_trouble.add(part_of(error))
                 waiting = True
             except (OutcomeUnknown, Superseded) as error:
+                self._metrics.retries.labels(error.error_code).inc()
                 log.warning("begun_again", error_code=error.error_code, message=str(error))
                 waiting = True
             except Halt as error:

@@ -101,6 +101,7 @@ class CommandWorker:
                     self._status.clear("halt")
                     return
             except Unavailable as error:
+                self._metrics.retries.labels(error.error_code).inc()
                 self._status.trouble(error)
             except Halt as error:
                 self._status.trouble(error)

@@ -144,7 +144,7 @@ class SyncWorker:
                     await self._lead()
             except SettingsSuperseded as error:
                 log.warning("settings_superseded", message=str(error))
-                self._status.fact(superseded=str(error))
+                self._status.fact(superseded=str(error), superseded_by=error.generation)
                 await self._stopping.pause(self._settings.tuning.lock_ttl_seconds)
 
     async def _stand_by(self) -> None:
@@ -160,7 +160,7 @@ class SyncWorker:
     @contextlib.asynccontextmanager
     async def _renewing(self) -> AsyncIterator[None]:
         """Hold the lock: renew it beside the work, and give it up at the end."""
-        self._status.fact(leader=True, superseded=None)
+        self._status.fact(leader=True, superseded=None, superseded_by=None)
         self._metrics.leading.set(1)
         log.info("leading")
         renewal = asyncio.create_task(self._renew())
