@@ -63,13 +63,13 @@ _STARTER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="devstack-starte
 the process, whichever thread asked."""
 
 
-def wait_until(condition: Callable[[], bool], timeout_seconds: float) -> bool:
+def wait_until(condition: Callable[[], bool], timeout_seconds: float, poll_seconds: float = POLL_SECONDS) -> bool:
     """Whether `condition` came true before the time-out."""
     deadline = time.monotonic() + timeout_seconds
     while not condition():
         if time.monotonic() > deadline:
             return False
-        time.sleep(POLL_SECONDS)
+        time.sleep(poll_seconds)
     return True
 
 

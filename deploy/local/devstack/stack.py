@@ -15,7 +15,8 @@ from pathlib import Path
 from devstack.errors import DevstackError
 from devstack.processes import Record
 from devstack.services import Ganache, Kafka, Redis, Service
-from devstack.tools import Progress, Tools
+from devstack.steps import Progress
+from devstack.tools import Tools
 
 STOPPED_FIRST = ("walletctl",)
 """Users of the services: stopped before them, in this order."""

@@ -26,26 +26,19 @@ import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from devstack.errors import ToolMissing
-
-Progress = Callable[[str], None]
-"""Takes one line for the person who waits."""
+from devstack.steps import Progress, StepFailed, run_step
 
 JAVA_VERSION_MIN = 17
 NODE_VERSION_MIN = 18
-HEARTBEAT_SECONDS = 3.0
-"""How long a step may be silent on the screen."""
-STEP_SECONDS_MAX = 900.0
 APT_LOCK_SECONDS_MAX = 120
 VERSION_SECONDS_MAX = 10.0
-LINE_LENGTH_MAX = 100
 PINS = Path(__file__).resolve().parent.parent / "pins"
 MAVEN_COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
 
@@ -353,46 +346,10 @@ class Installer:
         environment: Mapping[str, str] | None = None,
         cwd: Path | None = None,
     ) -> None:
-        """Run one step, saying every few seconds what it does. Raises `ToolMissing` with `remedy` when it fails."""
-        log = self.finder.local / "log" / f"install-{step}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        began = time.monotonic()
-        self.progress(f"installing {title}")
+        """Run one step. Raises `ToolMissing` with `remedy` when it fails."""
         variables = {**os.environ, "PATH": self.finder.machine.search_path, **(environment or {})}
+        log = self.finder.local / "log" / f"install-{step}.log"
         try:
-            with log.open("wb") as output:
-                process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=variables, cwd=cwd
-                )
-        except OSError as error:
+            run_step(f"installing {title}", command, log, self.progress, environment=variables, cwd=cwd)
+        except StepFailed as error:
             raise ToolMissing(f"{title} could not be installed ({error}): {remedy}") from error
-        try:
-            while time.monotonic() < began + STEP_SECONDS_MAX:
-                try:
-                    process.wait(HEARTBEAT_SECONDS)
-                    break
-                except subprocess.TimeoutExpired:
-                    self.progress(f"… {title} ({time.monotonic() - began:.0f} s): {_last_line(log)}")
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        if process.returncode != 0:
-            raise ToolMissing(f"{title} could not be installed ({_reason(log)}; see {log}): {remedy}")
-        self.progress(f"installed {title} ({time.monotonic() - began:.0f} s)")
-
-
-def _lines(log: Path) -> list[str]:
-    """The lines of a log that say something, without colours and download addresses, cut to fit a screen."""
-    text = re.sub(r"\x1b\[[0-9;]*m|\w+://\S*/", "", log.read_text(errors="replace"))
-    return [line.strip()[:LINE_LENGTH_MAX] for line in re.split(r"[\r\n]+", text) if line.strip()]
-
-
-def _last_line(log: Path) -> str:
-    """What a step is doing."""
-    return next(reversed(_lines(log)), "starting")
-
-
-def _reason(log: Path) -> str:
-    """Why a step failed: its first line about an error, else its last one."""
-    return next((line for line in _lines(log) if re.search(r"\berror\b|^E: ", line, re.IGNORECASE)), _last_line(log))
