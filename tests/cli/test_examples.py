@@ -22,9 +22,9 @@ def test_every_example_is_a_wallet_that_each_role_can_read(example: Path) -> Non
 
 
 def test_the_examples_show_what_the_readme_sends_people_there_for() -> None:
-    """One for a machine of one's own; one with tokens, several endpoints, a quorum and verification."""
-    local, mainnet = (read_wallet(path).spec for path in EXAMPLES)
-    assert local.chain.id != 1
+    """One for the cluster and one for the machine of one's own; one with tokens, several endpoints and verification."""
+    kind, local, mainnet = (read_wallet(path).spec for path in EXAMPLES)
+    assert kind.chain.id == local.chain.id != 1
     assert {asset.type for asset in mainnet.assets} == {"native", "erc20"}
     assert 1 < mainnet.chain.quorum < len(mainnet.chain.rpc)
     assert mainnet.chain.verify
