@@ -134,10 +134,12 @@ class World:
         self.assets: Sequence[Mapping[str, object]] = (ETH,)
         self.spec = spec
 
-    def settings(self, role: Role, generation: int = 1) -> Any:
+    def settings(self, role: Role, generation: int = 1, *, bootstrapped: bool = False) -> Any:
         """A role's settings by way of its environment, as in production."""
         wallet = parse_resource(wallet_document(self.assets, **self.spec))
-        return settings_from_environment(ROLE_SETTINGS[role], environment(wallet, role, generation))
+        return settings_from_environment(
+            ROLE_SETTINGS[role], environment(wallet, role, generation, bootstrapped=bootstrapped)
+        )
 
     def node(self) -> FakeNode:
         return FakeNode(self.chain, self.clock, with_finalized="tag" in str(self.spec.get("chain")), chain_id=CHAIN_ID)
@@ -322,10 +324,16 @@ class BootstrapRun:
     """One process of the role `bootstrap`."""
 
     def __init__(
-        self, world: World, *, before: Before = nothing, state: StateView | None = None, node: Node | None = None
+        self,
+        world: World,
+        *,
+        before: Before = nothing,
+        state: StateView | None = None,
+        node: Node | None = None,
+        bootstrapped: bool = False,
     ) -> None:
         """`node`: instead of its own one, which is a fake."""
-        settings: BootstrapSettings = world.settings(Role.BOOTSTRAP)
+        settings: BootstrapSettings = world.settings(Role.BOOTSTRAP, bootstrapped=bootstrapped)
         self.node = world.node()
         self.stopping = Stopping(world.clock)
         self.status = WorkerStatus(Role.BOOTSTRAP, GROUP, "cafe", world.clock)

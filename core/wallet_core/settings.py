@@ -48,6 +48,7 @@ from wallet_core.resource import (
 )
 
 GENERATION_VARIABLE = "WALLET_GENERATION"
+BOOTSTRAPPED_VARIABLE = "WALLET_BOOTSTRAPPED"
 
 
 class Role(StrEnum):
@@ -78,6 +79,8 @@ class BootstrapSettings(RoleSettings):
     redis: Redis
     accounts: AccountFingerprint
     tuning: TransactionTuning
+    bootstrapped: bool
+    """Whether somebody knows that the wallet has had its checkpoint: then an empty Kafka is not where it begins."""
 
 
 class CommandSettings(RoleSettings):
@@ -111,10 +114,16 @@ ROLE_SETTINGS: Mapping[Role, type[RoleSettings]] = {
 _S = TypeVar("_S", bound=RoleSettings)
 
 
-def environment(wallet: WalletManager, role: Role, generation: int = 1) -> dict[str, str]:
-    """The environment variables of one role's workers. `generation` is used by `sync` only; it starts at 1."""
+def environment(
+    wallet: WalletManager, role: Role, generation: int = 1, *, bootstrapped: bool = False
+) -> dict[str, str]:
+    """The environment variables of one role's workers.
+
+    `generation` is used by `sync` only; it starts at 1. `bootstrapped` is used by `bootstrap` only.
+    """
     whole = wallet.spec.model_dump(by_alias=True, mode="json", exclude_none=True)
     whole |= {"namespace": wallet.metadata.namespace, "name": wallet.metadata.name, "generation": generation}
+    whole["bootstrapped"] = bootstrapped
     variables: dict[str, str] = {}
     _flatten(ROLE_SETTINGS[role], whole, "WALLET", variables)
     return variables
@@ -132,15 +141,17 @@ def settings_from_environment(model: type[_S], environ: Mapping[str, str]) -> _S
 
 
 def settings_hash(variables: Mapping[str, str]) -> str:
-    """What makes two environments of one role alike: a hash of all the wallet's variables but the generation."""
+    """What makes two environments of one role alike: a hash of all the variables that the resource decides."""
     relevant = {
         name: value
         for name, value in variables.items()
-        if name.startswith("WALLET_") and name != GENERATION_VARIABLE and name not in PROCESS_VARIABLES
+        if name.startswith("WALLET_") and name not in {*HISTORY_VARIABLES, *PROCESS_VARIABLES}
     }
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
 
 
+HISTORY_VARIABLES = frozenset({GENERATION_VARIABLE, BOOTSTRAPPED_VARIABLE})
+"""What became of the wallet so far: no setting of its own."""
 PROCESS_VARIABLES = frozenset({"WALLET_SECRETS_DIR", "WALLET_HTTP_ADDRESS"})
 """Where a process finds its files and serves its status: its surroundings, not the wallet's settings."""
 

@@ -21,7 +21,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from wallet_core.resource import Sync, WalletManager
-from wallet_core.settings import ROLE_SETTINGS, Role, environment, settings_from_environment, settings_hash
+from wallet_core.settings import (
+    BOOTSTRAPPED_VARIABLE,
+    ROLE_SETTINGS,
+    Role,
+    environment,
+    settings_from_environment,
+    settings_hash,
+)
 from wallet_operator.kinds import (
     DEPLOYMENT,
     DISRUPTION_BUDGET,
@@ -135,6 +142,10 @@ def bootstrap_job(wanted: Wanted) -> Manifest:
     template = pod_template(wanted, Role.BOOTSTRAP)
     template["spec"]["restartPolicy"] = "Never"
     name = f"{role_name(wanted.wallet.metadata.name, Role.BOOTSTRAP)}-{hash_of(template)}"
+    # In no hash: a Job that has succeeded is not run again because it has.
+    [container] = template["spec"]["containers"]
+    known = {"name": BOOTSTRAPPED_VARIABLE, "value": str(wanted.bootstrapped).lower()}
+    container["env"] = [known if each["name"] == BOOTSTRAPPED_VARIABLE else each for each in container["env"]]
     spec = {"backoffLimit": 0, "template": template}
     return _object(wanted, JOB, name, Role.BOOTSTRAP, spec)
 

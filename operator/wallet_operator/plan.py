@@ -3,6 +3,7 @@
 - what is desired and ours is applied: all of it, or in between only what is new, differs or was changed by others
 - what is ours and not desired is deleted
 - what is desired and not ours stays as it is: somebody else's object is never applied over (`NameTaken`)
+- a Job is made once: what it runs is in its name, and Kubernetes lets nobody change it
 
 An object is ours if this very resource controls it. One that is being deleted is left alone until it is gone, and so is
 one of a former resource of the same name: the garbage collector is on its way.
@@ -14,7 +15,17 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from wallet_operator.kinds import Document, Kind, annotation, controller, controller_uid, identity, is_going, kind_of
+from wallet_operator.kinds import (
+    JOB,
+    Document,
+    Kind,
+    annotation,
+    controller,
+    controller_uid,
+    identity,
+    is_going,
+    kind_of,
+)
 from wallet_operator.manifests import Manifest
 
 
@@ -103,6 +114,8 @@ def plan(
             actions.append(NameTaken(kind_of(document), what[1], by_former=_is_of_former(document, manifest)))
         elif what[1] in retry:
             actions.append(Delete(kind_of(document), what[1], document["metadata"]["uid"]))
+        elif kind_of(document) == JOB:
+            continue
         elif why := _why(manifest, document, (seen or {}).get(document["metadata"]["uid"]), everything=everything):
             metadata = document["metadata"]
             actions.append(Apply(manifest, why, metadata["uid"], metadata.get("generation")))

@@ -48,6 +48,7 @@ VARIABLES = {
         "WALLET_REDIS_URL",
         "WALLET_ACCOUNTS_FINGERPRINT",
         "WALLET_TUNING_TRANSACTION_TIMEOUT_SECONDS",
+        "WALLET_BOOTSTRAPPED",
     ],
     Role.COMMAND: [
         *COMMON,
@@ -206,6 +207,7 @@ def expected_settings(wallet: WalletManager, role: Role, generation: int) -> dic
         "sweep": spec.sweep,
         "tuning": spec.tuning,
         "generation": generation,
+        "bootstrapped": False,
     }
     return {name: whole[name] for name in ROLE_SETTINGS[role].model_fields}
 
@@ -244,6 +246,16 @@ def test_surroundings_do_not_matter(document: dict[str, Any], role: Role) -> Non
     model = ROLE_SETTINGS[role]
     assert settings_from_environment(model, with_others) == settings_from_environment(model, variables)
     assert settings_hash(with_others) == settings_hash(variables)
+
+
+def test_bootstrap_is_told_what_is_known_of_the_wallets_past() -> None:
+    """It is no setting: the hash of the settings does not know it."""
+    fresh, known = (
+        environment(parse_resource(FULL), Role.BOOTSTRAP, bootstrapped=bootstrapped) for bootstrapped in (False, True)
+    )
+    read = [settings_from_environment(ROLE_SETTINGS[Role.BOOTSTRAP], each) for each in (fresh, known)]
+    assert [each.bootstrapped for each in read if isinstance(each, BootstrapSettings)] == [False, True]
+    assert settings_hash(fresh) == settings_hash(known)
 
 
 def test_the_hash_tells_settings_apart_but_not_generations() -> None:

@@ -222,6 +222,11 @@ def test_bootstrap_is_a_job_that_fails_for_good() -> None:
     other = bootstrap_job(wanted(changed("chain.settleDepth", 99, MINIMAL)))
     assert job["metadata"]["name"] != other["metadata"]["name"]
     assert job["metadata"]["name"] == bootstrap_job(wanted(generation=9))["metadata"]["name"]
+    first, again = (bootstrap_job(wanted(bootstrapped=bootstrapped)) for bootstrapped in (False, True))
+    assert first["metadata"]["name"] == again["metadata"]["name"], "a success is no reason to run it again"
+    for each, known in ((first, "false"), (again, "true")):
+        [container] = each["spec"]["template"]["spec"]["containers"]
+        assert {"name": "WALLET_BOOTSTRAPPED", "value": known} in container["env"]
     longest = parse_resource({**MINIMAL, "metadata": {"name": "x" * 40}})
     assert len(bootstrap_job(wanted(wallet=longest))["metadata"]["name"]) <= 63
 

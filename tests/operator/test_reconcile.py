@@ -42,12 +42,12 @@ async def test_a_quiet_wallet_is_asked_and_not_written_to(cluster: Cluster) -> N
     """A look reads, and writes its numbers every half minute; only a resync applies."""
     cluster.create()
     await cluster.settle()
-    for ask, expected in ((Ask.LOOK, 0), (Ask.RECONCILE, 7)):
+    for ask, expected in ((Ask.LOOK, 0), (Ask.RECONCILE, 6)):
         await cluster.look(ask=ask, after=30)
         cluster.server.requests.clear()
         assert await cluster.look(ask=ask, after=1) == LOOK_SECONDS
         writes = [method for method, _ in cluster.server.requests if method != "GET"]
-        assert writes == ["PATCH"] * expected, "1 Job, 2 Deployments, 1 budget, 3 policies"
+        assert writes == ["PATCH"] * expected, "2 Deployments, 1 budget, 3 policies"
     before = {where: each["metadata"]["resourceVersion"] for where, each in cluster.server.objects.items()}
     await cluster.look(after=1)
     after = {where: each["metadata"]["resourceVersion"] for where, each in cluster.server.objects.items()}

@@ -228,8 +228,28 @@ async def test_a_wallet_that_has_spoken_and_lost_its_checkpoint_does_not_begin_a
 
 
 @in_virtual_time
+async def test_an_empty_kafka_is_not_where_a_known_wallet_begins() -> None:
+    """It is another one, or lost its disk: beginning anew would forget every address that was given out.
+
+    A rewind that a person orders goes on.
+    """
+    world = World()
+    with pytest.raises(BootstrapFailed) as raised:
+        await BootstrapRun(world, bootstrapped=True).run()
+    (problem,) = raised.value.problems
+    assert problem.startswith("CheckpointLost: ")
+    assert "is this its Kafka?" in problem
+    assert world.state_end() == 0
+    world.order(id="begin", type="rewind", to=5, after_loss=True)
+    await BootstrapRun(world, bootstrapped=True).run()
+    assert base_of(world) == 5
+    await BootstrapRun(world, bootstrapped=True).run()
+    assert base_of(world) == 5
+
+
+@in_virtual_time
 async def test_a_wallet_that_never_spoke_may_lose_its_checkpoint() -> None:
-    """Nothing was promised to anybody yet."""
+    """Nothing was promised to anybody yet, and nobody knows that it had one."""
     world = World()
     await world.bootstrap()
     world.broker.delete_topic(STATE_TOPIC)

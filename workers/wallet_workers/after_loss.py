@@ -37,11 +37,14 @@ async def state_after_loss(
     events: PublishedEvents,
     status: WorkerStatus,
 ) -> SyncState:
-    """The state to begin with. `spoken`: the topics that hold records; `head`: the node's.
+    """The state to begin with. `spoken`: the topics that hold records, if any; `head`: the node's.
 
     Raises CheckpointLost where nobody ordered it, or the order cannot be carried out.
     """
-    lost = f"state.sync holds no checkpoint, but {' and '.join(spoken)} hold records"
+    known = (
+        f"but {' and '.join(spoken)} hold records" if spoken else "though this wallet has had one: is this its Kafka?"
+    )
+    lost = f"state.sync holds no checkpoint, {known}"
     ordered = newest_rewind_after_loss(await _all_orders(orders))
     if ordered is None:
         raise CheckpointLost(

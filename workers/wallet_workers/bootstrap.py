@@ -6,7 +6,8 @@ mend ends the process with the list of everything that is wrong, not only the fi
 
 The first checkpoint is written only if `address.created` and `transaction` never held a record. A wallet that has
 already spoken and has no checkpoint lost it: to begin anew would leave out blocks, or say things twice. Then only the
-order of a person goes on (`after_loss`).
+order of a person goes on (`after_loss`). The same holds where whoever started it knows that the wallet has had a
+checkpoint (`bootstrapped`): topics that are empty then are those of another Kafka, or of one that lost its disk.
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ class Bootstrap:
         genesis = await self._ports.node.agreed_header(0)
         self._ports.node.expect_genesis(genesis.hash)  # nobody of another chain says where the wallet begins
         head = await self._ports.node.head()
-        if spoken:
+        if spoken or self._settings.bootstrapped:
             rules = Rules(self._settings.chain.confirmation.depth, self._settings.chain.settle_depth)
             ports = self._ports
             state = await state_after_loss(spoken, rules, head, ports.node, ports.orders, ports.published, self._status)
