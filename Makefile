@@ -9,7 +9,7 @@ SEEDS ?= 200
 UV_PIN := deploy/local/pins/uv/requirements
 CHART := deploy/helm/wallet-manager
 
-.PHONY: help demo down clean cluster demo-kind cluster-down check test simulate lock generated bench
+.PHONY: help demo down clean cluster demo-kind cluster-down check test e2e simulate lock generated bench
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -50,6 +50,9 @@ test: check ## All tests: the above, the generated files, and everything on real
 	$(DEVSTACK) install --tests
 	$(BIN)/pytest tests/simulation
 	$(BIN)/pytest tests/component
+
+e2e: .venv/installed ## The tests on Kubernetes: a kind cluster of their own, removed afterwards
+	$(BIN)/pytest tests/e2e
 
 simulate: .venv/installed ## Run simulated worlds: SEEDS=1000 for the first 1000, SEEDS=17-17 for one and its story, JOBS=2
 	@PYTHONPATH=tests $(BIN)/python -m simulation $(SEEDS) $(JOBS)
