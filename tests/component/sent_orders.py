@@ -7,6 +7,7 @@ from typing import Any
 
 from component.worker_processes import Wallet, eventually
 from wallet_core.checkpoint import read_orders
+from wallet_core.errors import KafkaUnreachable
 from wallet_core.messages import Topic
 from wallet_core.orders import OrderState
 from wallet_workers.adapters.kafka_clients import KafkaClients
@@ -30,7 +31,11 @@ async def outcome(wallet: Wallet, order_id: str, fits: Callable[[OrderState], bo
     view = KafkaStateView(KafkaClients(wallet.kafka.bootstrap_servers), wallet.prefix + Topic.STATE_SYNC)
 
     async def look() -> OrderState | None:
-        return next((found for found in read_orders(await view.read()) if found.id == order_id), None)
+        try:
+            orders = read_orders(await view.read())
+        except KafkaUnreachable:  # a busy broker lets a look run into its time-out; the wait has its own
+            return None
+        return next((found for found in orders if found.id == order_id), None)
 
     def enough(found: OrderState | None) -> bool:
         return found is not None and (fits(found) if fits else found.status.is_final)
