@@ -15,6 +15,7 @@ import json
 import select
 import sys
 import time
+import urllib.error
 import urllib.request
 from typing import Any
 
@@ -23,6 +24,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import for_code
 
 REQUEST_SECONDS_MAX = 30
+REFUSED_PAUSE_SECONDS = 0.5
 
 
 async def read(brokers: str, topic: str) -> None:
@@ -99,8 +101,16 @@ def pay(url: str, seconds: float, addresses: list[str]) -> None:
 def call(url: str, method: str, *parameters: Any) -> Any:
     body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": parameters}).encode()
     request = urllib.request.Request(url, body, {"content-type": "application/json"})  # noqa: S310 - the test's URL
-    with urllib.request.urlopen(request, timeout=REQUEST_SECONDS_MAX) as response:  # noqa: S310 - the same
-        answer = json.load(response)
+    deadline = time.monotonic() + REQUEST_SECONDS_MAX
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=REQUEST_SECONDS_MAX) as response:  # noqa: S310 - the same
+                answer = json.load(response)
+            break
+        except urllib.error.URLError as error:  # a pod that was just started is not behind its Service at once
+            if not isinstance(error.reason, ConnectionRefusedError) or time.monotonic() > deadline:
+                raise
+            time.sleep(REFUSED_PAUSE_SECONDS)
     if "error" in answer:
         sys.exit(f"{method}: {answer['error']}")
     return answer["result"]

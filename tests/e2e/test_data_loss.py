@@ -103,7 +103,9 @@ def wait_bootstrap_refused(wallet: Wallet, kubectl: Kubectl) -> None:
     """Wait until a run of bootstrap has ended with that."""
 
     def is_refused(pods: list[Document]) -> bool:
-        ends = [each["state"].get("terminated") or {} for pod in pods for each in pod["status"]["containerStatuses"]]
+        ends = [
+            each["state"].get("terminated") or {} for pod in pods for each in pod["status"].get("containerStatuses", ())
+        ]
         return any("is this its Kafka?" in end.get("message", "") for end in ends)
 
     selector = f"{ROLE_LABEL}={Role.BOOTSTRAP}"

@@ -191,10 +191,14 @@ def test_an_outage_of_the_api_server(
         START_SECONDS_MAX,
         "a change made right after is carried out",
     )
-    now = operator.leader()
-    assert name_of(now) == name_of(pod)
-    [container] = now["status"]["containerStatuses"]
-    assert container["lastState"]["terminated"]["exitCode"] == EXIT_LEASE_LOST, "no probe has killed it"
+    assert name_of(operator.leader()) == name_of(pod)
+    last = eventually(
+        lambda: operator.leader()["status"]["containerStatuses"][0]["lastState"],
+        lambda state: "terminated" in state,
+        START_SECONDS_MAX,
+        "the kubelet has told how the operator ended",
+    )
+    assert last["terminated"]["exitCode"] == EXIT_LEASE_LOST, "no probe has killed it"
     wallet.wait_ready()
     assert workers(wallet).items() >= before.items()
     wallet.patch({"sync": {"shards": 1}})

@@ -20,6 +20,8 @@ from wallet_operator.manifests import selector_text
 SHARDS = 3
 GONE_SECONDS_MAX = 60.0
 RANKED_SECONDS_MAX = 150.0
+OLDER_SECONDS = 20.0
+"""Than the others, so that a power of two comes between their ages for long enough."""
 SCALED_SECONDS_MAX = 5.0
 """From `kubectl scale` to the moment when Kubernetes chooses which pods go."""
 
@@ -44,7 +46,12 @@ def test_scaling_disturbs_neither_deposits_nor_the_leader(wallet: Wallet) -> Non
     """
     run = uuid.uuid4().hex
     accounts = wallet.create_accounts(*(f"{run}-{number}" for number in range(4)))
-    leader = wallet.wait_leader()
+    leader = eventually(
+        wallet.wait_leader,
+        lambda pod: seconds_ready(pod) >= OLDER_SECONDS,
+        RANKED_SECONDS_MAX,
+        "the leader is older than those that will come",
+    )
     commanders = uids(wallet.pods("command"))
     heights = [block_number(wallet)]
 
